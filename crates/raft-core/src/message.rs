@@ -177,6 +177,7 @@ pub struct Heartbeat {
     /// No further than what this follower has acknowledged as matching.
     pub leader_commit: Index,
     /// Counts the leader's rounds: an answer to round r proves leadership at some time after r began.
+    /// Zero wants no answer: it only tells the commit index.
     pub round: u64,
 }
 
@@ -185,8 +186,11 @@ pub struct Heartbeat {
 pub struct HeartbeatReply {
     /// The follower's `current_term`.
     pub term: Term,
-    /// The round answered.
+    /// The round answered; zero when this only tells a deposed leader the newer term.
     pub round: u64,
+    /// Highest index at which this follower has verified, since it last started, that its log equals that of
+    /// the leader of this term. Says nothing about durability. The leader probes when it is behind.
+    pub verified: Index,
 }
 
 /// The end of a snapshot transfer (Figure 13 without the bytes).

@@ -352,8 +352,13 @@ pub struct SnapshotMeta {
 pub struct Recovered {
     /// Term and vote.
     pub hard_state: HardState,
-    /// Where the log begins. A freshly formed cluster begins at index 0 with its first membership.
+    /// The newest durable snapshot, from which the state machine starts; not before `log_start` and not after
+    /// the last entry. A freshly formed cluster has the one at index 0 with its first membership.
     pub snapshot: SnapshotMeta,
-    /// Every entry after `snapshot`, contiguous, all durable.
+    /// The entry before the first one that is still in the log: everything up to it was compacted away.
+    pub log_start: EntryId,
+    /// Digest of the log up to `log_start`.
+    pub log_start_digest: Digest,
+    /// Every entry after `log_start`, contiguous, all durable.
     pub entries: Vec<Entry>,
 }
