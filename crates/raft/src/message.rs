@@ -47,6 +47,9 @@ pub enum Refusal {
 /// Definitely not appended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ForwardRefused {
+    /// The term of the [`Forward`] that is answered, so that a late answer to an earlier attempt is not taken
+    /// for one to the present attempt.
+    pub term: Term,
     /// Request ids from the payloads' headers.
     pub requests: Vec<u64>,
     /// Why.
