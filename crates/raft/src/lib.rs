@@ -3,5 +3,7 @@
 pub mod error;
 pub mod io;
 pub mod message;
+pub mod node;
 
+pub use node::{MemberInfo, Node, Status};
 pub use raft_core as core;

@@ -1,0 +1,249 @@
+//! Settings of a node, checked before anything is touched.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use raft_core::{ConfigError, NodeId, StateMachine};
+
+use crate::error::NodeError;
+use crate::node::{Node, task};
+
+/// Every setting of a node, with its default and what it costs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where the node's state lives; created when missing. Required.
+    pub data_dir: PathBuf,
+    /// The address at which this member listens and is dialled. Required.
+    pub address: String,
+    /// For people; the address when empty.
+    pub name: String,
+    /// Where clients reach this member; empty when that is `address`.
+    pub client_addresses: Vec<String>,
+    /// The configured members, this one among them. Ignored when `join` is not empty.
+    pub peers: Vec<String>,
+    /// Addresses of a running cluster that this empty node waits to be added to.
+    pub join: Vec<String>,
+    /// Form only when *all* configured members have reported, however long that takes.
+    pub form_requires_all: bool,
+    /// How long an unreachable configured member is waited for before a majority forms without it (3 s).
+    pub formation_grace: Duration,
+    /// Shortest election timeout (§5.2).
+    pub election_timeout_min: Duration,
+    /// Longest election timeout, inclusive.
+    pub election_timeout_max: Duration,
+    /// Interval of the leader's heartbeats.
+    pub heartbeat_interval: Duration,
+    /// How long a request may wait for its answer; `None`: 5 s and twice the longest election timeout.
+    pub request_timeout: Option<Duration>,
+    /// Encoded bytes of one command (1.5 MiB and some room for what surrounds a client's request).
+    pub command_bytes_max: usize,
+    /// Encoded bytes of all proposals that wait for their answer (128 MiB of memory at most).
+    pub queue_bytes_max: usize,
+    /// Entries that may be committed and not yet applied; beyond it proposals are refused.
+    pub backlog_entries_max: u64,
+    /// A checkpoint every so many entries.
+    pub checkpoint_entries: u64,
+    /// A checkpoint every so many payload bytes.
+    pub checkpoint_bytes: u64,
+    /// Entries kept in the log behind a checkpoint, so that a follower that lags a little needs no snapshot.
+    pub trailing_entries: u64,
+    /// Payload bytes kept in the log behind a checkpoint.
+    pub trailing_bytes: u64,
+    /// How long a shutdown waits for leadership to be handed over.
+    pub handover_timeout: Duration,
+    /// The embedder accepts connections and hands those of peers over with [`Node::accept`].
+    pub external_listener: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::new(),
+            address: String::new(),
+            name: String::new(),
+            client_addresses: Vec::new(),
+            peers: Vec::new(),
+            join: Vec::new(),
+            form_requires_all: false,
+            formation_grace: Duration::from_secs(3),
+            election_timeout_min: Duration::from_millis(300),
+            election_timeout_max: Duration::from_millis(500),
+            heartbeat_interval: Duration::from_millis(100),
+            request_timeout: None,
+            command_bytes_max: (3 << 19) + (512 << 10),
+            queue_bytes_max: 128 << 20,
+            backlog_entries_max: 5000,
+            checkpoint_entries: 100_000,
+            checkpoint_bytes: 64 << 20,
+            trailing_entries: 10_000,
+            trailing_bytes: 16 << 20,
+            handover_timeout: Duration::from_secs(1),
+            external_listener: false,
+        }
+    }
+}
+
+impl Settings {
+    /// How long a request waits for its answer.
+    #[must_use]
+    pub fn request_timeout(&self) -> Duration {
+        self.request_timeout.unwrap_or(Duration::from_secs(5) + self.election_timeout_max * 2)
+    }
+
+    /// The protocol's settings for `node`.
+    #[must_use]
+    pub fn core_config(&self, node: NodeId) -> raft_core::Config {
+        raft_core::Config::new(
+            node,
+            self.election_timeout_min,
+            self.election_timeout_max,
+            self.heartbeat_interval,
+        )
+    }
+
+    /// Checks that the settings fit together. Touches nothing.
+    ///
+    /// # Errors
+    /// The first setting that does not, with what would be right.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let refuse = |field, problem: String| Err(ConfigError { field, problem });
+        if self.data_dir.as_os_str().is_empty() {
+            return refuse("data_dir", String::from("is required"));
+        }
+        if self.address.is_empty() {
+            return refuse("address", String::from("is required"));
+        }
+        for (position, address) in self.peers.iter().enumerate() {
+            if self.peers[..position].contains(address) {
+                return refuse("peers", format!("{address} is listed twice"));
+            }
+        }
+        if self.join.is_empty() && !self.peers.is_empty() && !self.peers.contains(&self.address) {
+            let own = &self.address;
+            return refuse("peers", format!("must list this member's own address {own} too"));
+        }
+        if self.join.contains(&self.address) {
+            return refuse("join", String::from("must name other members, not this one"));
+        }
+        for (field, count) in [
+            ("command_bytes_max", self.command_bytes_max),
+            ("queue_bytes_max", self.queue_bytes_max.min(usize::MAX)),
+        ] {
+            if count == 0 {
+                return refuse(field, String::from("must be at least 1"));
+            }
+        }
+        for (field, count) in [
+            ("backlog_entries_max", self.backlog_entries_max),
+            ("checkpoint_entries", self.checkpoint_entries),
+            ("checkpoint_bytes", self.checkpoint_bytes),
+        ] {
+            if count == 0 {
+                return refuse(field, String::from("must be at least 1"));
+            }
+        }
+        // Any valid node will do: the identity is not known before the data directory is open.
+        self.core_config(NodeId::new(1, 1)).validate()
+    }
+}
+
+/// Collects the settings of a node; made by [`Node::builder`].
+#[derive(Debug)]
+pub struct Builder<S: StateMachine> {
+    machine: S,
+    settings: Settings,
+}
+
+impl<S: StateMachine> Builder<S> {
+    pub(crate) fn new(machine: S) -> Self {
+        Self { machine, settings: Settings::default() }
+    }
+
+    /// All settings at once, for those that have no method of their own.
+    #[must_use]
+    pub fn settings(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(&mut self.settings);
+        self
+    }
+
+    /// Where the node's state lives; created when missing.
+    #[must_use]
+    pub fn data_dir(mut self, path: impl AsRef<Path>) -> Self {
+        path.as_ref().clone_into(&mut self.settings.data_dir);
+        self
+    }
+
+    /// The address at which this member listens and is dialled.
+    #[must_use]
+    pub fn address(mut self, address: impl Into<String>) -> Self {
+        self.settings.address = address.into();
+        self
+    }
+
+    /// A name for people.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.settings.name = name.into();
+        self
+    }
+
+    /// Where clients reach this member, when that is not its address.
+    #[must_use]
+    pub fn client_addresses(
+        mut self,
+        addresses: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Self {
+        self.settings.client_addresses = addresses.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The addresses of all configured members, this one among them. Without it the node is a cluster of one.
+    #[must_use]
+    pub fn peers(mut self, addresses: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.settings.peers = addresses.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Addresses of a running cluster: an empty node then never forms one but waits to be added.
+    #[must_use]
+    pub fn join(mut self, addresses: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.settings.join = addresses.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Bounds of the election timeout (§5.2), both inclusive.
+    #[must_use]
+    pub const fn election_timeout(mut self, min: Duration, max: Duration) -> Self {
+        self.settings.election_timeout_min = min;
+        self.settings.election_timeout_max = max;
+        self
+    }
+
+    /// Interval of the leader's heartbeats; shorter than the shortest election timeout.
+    #[must_use]
+    pub const fn heartbeat_interval(mut self, interval: Duration) -> Self {
+        self.settings.heartbeat_interval = interval;
+        self
+    }
+
+    /// True: the embedder accepts connections and hands those of peers over with [`Node::accept`].
+    #[must_use]
+    pub const fn external_listener(mut self, external: bool) -> Self {
+        self.settings.external_listener = external;
+        self
+    }
+
+    /// Opens the data directory and starts the node. Returns once its state is recovered and it listens; a
+    /// cluster may still have to form and elect a leader, which requests wait for.
+    ///
+    /// # Errors
+    /// When a setting cannot work, the directory cannot be used or the address cannot be bound.
+    pub async fn start(self) -> Result<Node<S>, NodeError> {
+        let mut settings = self.settings;
+        if settings.peers.is_empty() && settings.join.is_empty() {
+            settings.peers.push(settings.address.clone());
+        }
+        settings.validate().map_err(NodeError::Config)?;
+        task::start(self.machine, settings).await
+    }
+}

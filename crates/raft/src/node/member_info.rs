@@ -1,0 +1,92 @@
+//! What the node keeps in a member's `info`: its name and where it is reached.
+//!
+//! ```text
+//! version u8 = 1, name, peer address, count u16, that many client addresses;
+//! a text is its length as u16 and its UTF-8 bytes. Little-endian.
+//! ```
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+/// Version of the layout above.
+const VERSION: u8 = 1;
+
+/// A member's attributes: they may change without changing who the member is.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct MemberInfo {
+    /// For people.
+    pub name: String,
+    /// Where its peers dial it.
+    pub peer_address: String,
+    /// Where clients reach it; empty when that is the peer address.
+    pub client_addresses: Vec<String>,
+}
+
+impl MemberInfo {
+    /// The bytes for [`Member::info`](raft_core::Member::info).
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        out.put_u8(VERSION);
+        put_text(&mut out, &self.name);
+        put_text(&mut out, &self.peer_address);
+        let count = u16::try_from(self.client_addresses.len()).unwrap_or(u16::MAX);
+        out.put_u16_le(count);
+        for address in self.client_addresses.iter().take(usize::from(count)) {
+            put_text(&mut out, address);
+        }
+        out.freeze()
+    }
+
+    /// What [`encode`](Self::encode) made; `None` when the bytes are anything else.
+    #[must_use]
+    pub fn decode(info: &Bytes) -> Option<Self> {
+        let mut input = info.clone();
+        if input.try_get_u8().ok()? != VERSION {
+            return None;
+        }
+        let name = get_text(&mut input)?;
+        let peer_address = get_text(&mut input)?;
+        let count = input.try_get_u16_le().ok()?;
+        let client_addresses =
+            (0..count).map(|_| get_text(&mut input)).collect::<Option<Vec<_>>>()?;
+        Some(Self { name, peer_address, client_addresses })
+    }
+}
+
+/// Writes a text with its length; one over 64 KiB is cut at a character.
+pub(crate) fn put_text(out: &mut BytesMut, text: &str) {
+    let mut end = text.len().min(usize::from(u16::MAX));
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    out.put_u16_le(u16::try_from(end).unwrap_or(u16::MAX));
+    out.put_slice(&text.as_bytes()[..end]);
+}
+
+/// Reads what [`put_text`] wrote.
+pub(crate) fn get_text(input: &mut Bytes) -> Option<String> {
+    let len = usize::from(input.try_get_u16_le().ok()?);
+    if input.remaining() < len {
+        return None;
+    }
+    String::from_utf8(input.split_to(len).to_vec()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comes_back_as_it_was_written() {
+        let info = MemberInfo {
+            name: String::from("north"),
+            peer_address: String::from("127.0.0.1:54000"),
+            client_addresses: vec![String::from("10.0.0.1:2379"), String::new()],
+        };
+        let bytes = info.encode();
+        assert_eq!(MemberInfo::decode(&bytes), Some(info));
+        for len in 0..bytes.len() {
+            assert_eq!(MemberInfo::decode(&bytes.slice(..len)), None, "cut at {len}");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! What a node tells about itself: one value, swapped atomically, read without a lock.
+
+use std::sync::Arc;
+
+use raft_core::{ClusterId, EntryId, Index, MemberId, Membership, NodeId, Term};
+
+use crate::node::member_info::MemberInfo;
+
+/// How far a node is on its way into the cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Empty; talks with the configured members about forming the cluster.
+    Forming,
+    /// Empty; waits until a running cluster admits it. The text says what for.
+    Waiting(String),
+    /// Has data and asks a quorum whether anything of it was lost (decision 10); promises nothing until then.
+    Confirming,
+    /// Takes part.
+    Active,
+    /// What it once promised cannot be proven: idle until re-admitted (decision 3). The text says why.
+    Amnesic(String),
+    /// Shutting down.
+    Stopping,
+}
+
+/// What a node is within the protocol.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RoleName {
+    /// Receives entries, does not vote.
+    Learner,
+    /// Follows, or waits for a leader.
+    Follower,
+    /// Campaigns, or asks whether it should.
+    Candidate,
+    /// Leads.
+    Leader,
+}
+
+impl RoleName {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Learner => "learner",
+            Self::Follower => "follower",
+            Self::Candidate => "candidate",
+            Self::Leader => "leader",
+        }
+    }
+}
+
+/// One member as this node sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MemberStatus {
+    /// Who.
+    pub node: NodeId,
+    /// Name and addresses.
+    pub info: Arc<MemberInfo>,
+    /// Votes; else it is a learner.
+    pub voter: bool,
+    /// A learner that will be promoted once it has caught up.
+    pub auto_promote: bool,
+    /// Whether there is a connection to it. True for the node itself.
+    pub connected: bool,
+    /// How far its log is known to equal the leader's: only a leader knows.
+    pub match_index: Option<Index>,
+}
+
+/// A node's state at the end of a turn.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Status {
+    /// How far the node is on its way into the cluster.
+    pub phase: Phase,
+    /// The cluster; `None` before formation.
+    pub cluster_id: Option<ClusterId>,
+    /// This node.
+    pub node: NodeId,
+    /// What it is within the protocol.
+    pub role: RoleName,
+    /// Its current term.
+    pub term: Term,
+    /// The leader of that term, when known.
+    pub leader: Option<MemberId>,
+    /// The highest index known to be committed.
+    pub commit_index: Index,
+    /// The highest index that the state machine has applied. At most `commit_index`.
+    pub last_applied: Index,
+    /// The last entry of the log, durable or not.
+    pub last_log: EntryId,
+    /// The highest index that is durable here.
+    pub durable_index: Index,
+    /// The first index that the log still holds.
+    pub first_index: Index,
+    /// What the newest snapshot includes.
+    pub snapshot: EntryId,
+    /// The configuration in force.
+    pub membership: Arc<Membership>,
+    /// Every member of it, in order of id.
+    pub members: Arc<Vec<MemberStatus>>,
+}
+
+impl Status {
+    /// A node that knows nothing yet.
+    pub(crate) fn empty(node: NodeId) -> Self {
+        Self {
+            phase: Phase::Forming,
+            cluster_id: None,
+            node,
+            role: RoleName::Follower,
+            term: Term(0),
+            leader: None,
+            commit_index: Index::ZERO,
+            last_applied: Index::ZERO,
+            last_log: EntryId::ZERO,
+            durable_index: Index::ZERO,
+            first_index: Index(1),
+            snapshot: EntryId::ZERO,
+            membership: Arc::new(Membership::default()),
+            members: Arc::new(Vec::new()),
+        }
+    }
+
+    /// Whether more than positions differ: what watchers are woken for.
+    pub(crate) fn differs_beyond_positions(&self, other: &Self) -> bool {
+        self.phase != other.phase
+            || self.cluster_id != other.cluster_id
+            || self.role != other.role
+            || self.term != other.term
+            || self.leader != other.leader
+            || self.membership != other.membership
+    }
+
+    /// Whether this node leads.
+    #[must_use]
+    pub const fn is_leader(&self) -> bool {
+        matches!(self.role, RoleName::Leader)
+    }
+}
