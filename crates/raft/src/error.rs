@@ -52,15 +52,22 @@ impl fmt::Display for ProposeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoLeader => write!(f, "no leader; not applied"),
-            Self::Overloaded => write!(f, "too many requests are waiting; not applied, try again later"),
+            Self::Overloaded => {
+                write!(f, "too many requests are waiting; not applied, try again later")
+            }
             Self::TooLarge { bytes, bytes_max } => {
-                write!(f, "the command has {bytes} bytes, at most {bytes_max} are allowed; not applied")
+                write!(
+                    f,
+                    "the command has {bytes} bytes, at most {bytes_max} are allowed; not applied"
+                )
             }
             Self::Superseded => write!(f, "leadership was lost before the commit; not applied"),
             Self::Unknown => write!(f, "leadership lost: outcome unknown"),
             Self::TimedOut => write!(f, "timed out: outcome unknown"),
             Self::Stopped { definitely_not_applied: true } => write!(f, "stopped; not applied"),
-            Self::Stopped { definitely_not_applied: false } => write!(f, "stopped: outcome unknown"),
+            Self::Stopped { definitely_not_applied: false } => {
+                write!(f, "stopped: outcome unknown")
+            }
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Everything that travels between two nodes: the protocol's messages and what the node itself says.
 
 use bytes::Bytes;
-use raft_core::{BlobId, ClusterId, EntryId, Index, MembershipStep, Message, NodeId, SnapshotMeta, Term};
+use raft_core::{
+    BlobId, ClusterId, EntryId, Index, MembershipStep, Message, NodeId, SnapshotMeta, Term,
+};
 
 /// One frame's content.
 #[derive(Clone, PartialEq, Eq, Debug)]
