@@ -70,7 +70,8 @@ impl Config {
     /// # Errors
     /// The first setting that does not, with what would be right.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let refuse = |field, problem: &str| Err(ConfigError { field, problem: problem.to_string() });
+        let refuse =
+            |field, problem: &str| Err(ConfigError { field, problem: problem.to_string() });
         if self.node.member.0 == 0 {
             return refuse("node", "member id 0 is reserved; use a random one");
         }
@@ -78,7 +79,10 @@ impl Config {
             return refuse("heartbeat_interval", "must be longer than zero");
         }
         if self.election_timeout_min > self.election_timeout_max {
-            return refuse("election_timeout", "the interval is reversed: its start lies after its end");
+            return refuse(
+                "election_timeout",
+                "the interval is reversed: its start lies after its end",
+            );
         }
         if self.heartbeat_interval >= self.election_timeout_min {
             return refuse(
@@ -100,7 +104,10 @@ impl Config {
             }
         }
         if self.disk_stall_timeout < self.election_timeout_max {
-            return refuse("disk_stall_timeout", "must not be shorter than the longest election timeout");
+            return refuse(
+                "disk_stall_timeout",
+                "must not be shorter than the longest election timeout",
+            );
         }
         Ok(())
     }

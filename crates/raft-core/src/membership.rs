@@ -215,13 +215,20 @@ impl fmt::Display for MembershipError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotLeader => write!(f, "only the leader changes the configuration"),
-            Self::QueueFull => write!(f, "too many membership changes are waiting; try again later"),
+            Self::QueueFull => {
+                write!(f, "too many membership changes are waiting; try again later")
+            }
             Self::NotAMember(node) => write!(f, "{node} is not a member"),
             Self::AlreadyAMember(node) => write!(f, "{node} is a member already"),
             Self::WasRemoved(node) => {
-                write!(f, "{node} was removed and cannot return; start it with an empty data folder")
+                write!(
+                    f,
+                    "{node} was removed and cannot return; start it with an empty data folder"
+                )
             }
-            Self::NotALearner(node) => write!(f, "{node} is not a learner; only learners are promoted"),
+            Self::NotALearner(node) => {
+                write!(f, "{node} is not a learner; only learners are promoted")
+            }
             Self::NotAVoter(node) => write!(f, "{node} is not a voter; only voters are demoted"),
             Self::NotCaughtUp(node) => write!(f, "{node} has not caught up with the leader yet"),
             Self::NoVoters => write!(f, "no voter would be left"),
@@ -359,8 +366,9 @@ impl Membership {
         for (node, member) in &self.members {
             put_node(&mut out, *node);
             let mut roles = 0u8;
-            for (bit, set) in
-                [&self.voters, &self.outgoing, &self.learners, &self.learners_next].iter().enumerate()
+            for (bit, set) in [&self.voters, &self.outgoing, &self.learners, &self.learners_next]
+                .iter()
+                .enumerate()
             {
                 roles |= u8::from(set.contains(node)) << bit;
             }

@@ -78,6 +78,12 @@ pub struct Ticket {
 }
 
 impl Ticket {
+    /// A ticket for tests of logs, which have no protocol instance to ask for a write.
+    #[doc(hidden)]
+    pub const fn for_tests(sequence: u64) -> Self {
+        Self { sequence }
+    }
+
     /// Counts the writes of this process from 1; later writes have higher numbers.
     #[must_use]
     pub const fn sequence(&self) -> u64 {

@@ -24,13 +24,14 @@ pub enum OpenMode {
 /// Files and directories. Every call blocks; only worker threads and start-up call it.
 ///
 /// Nothing is durable until [`DiskFile::sync`] for contents and [`Disk::sync_dir`] for names has returned.
-pub trait Disk: Clone + Send + 'static {
+pub trait Disk: Clone + Send + Sync + 'static {
     /// An open file.
     type File: DiskFile;
     /// Keeps a directory from being opened by another process while it lives.
     type Lock: Send + 'static;
 
-    /// Creates a directory and its missing parents, readable by the owner only.
+    /// Creates a directory and its missing parents, readable by the owner only; durable on return. Nothing
+    /// happens when it exists.
     ///
     /// # Errors
     /// As the system says.

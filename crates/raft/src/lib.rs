@@ -1,7 +1,9 @@
 //! Raft as a library: the durable log, the transport and the driver around [`raft_core`].
 
+pub mod disk;
 pub mod error;
 pub mod io;
+pub mod log;
 pub mod message;
 pub mod node;
 

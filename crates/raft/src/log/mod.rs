@@ -1,0 +1,21 @@
+//! Step 5 of the life of a write: bytes, checksum, one `fdatasync` per batch; only then `persisted`.
+//!
+//! A data directory holds the identity of a node, its promises (term and vote), its log and its snapshots.
+//! [`Log`] is its only writer, apart from the snapshot files, which belong to [`snapshot`]. Everything here
+//! is synchronous and runs on one worker thread ([`LogWorker`]); the disk is a seam
+//! ([`Disk`](crate::io::Disk)), so that the simulator can lie. The formats are drawn byte by byte in
+//! docs/disk-format.md.
+//!
+//! Deliberately absent: any decision of the protocol, any clock, any network, any retry of a failed sync.
+
+mod options;
+pub mod snapshot;
+mod store;
+mod worker;
+
+pub use options::{
+    DataState, Formed, FormedState, Identity, LatchError, LogOptions, LogStatus, Opened,
+    RecoveryReport,
+};
+pub use store::Log;
+pub use worker::{LogCompletion, LogRequest, LogWorker};

@@ -1,0 +1,176 @@
+//! What goes into the log and comes out of it, apart from entries.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use raft_core::{
+    ClusterId, EntryId, GroupId, Incarnation, LogIdentity, MemberId, Membership, NodeId, Recovered,
+};
+
+use crate::error::NodeError;
+
+/// Limits of the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogOptions {
+    /// Bytes of one segment file. A single write that is larger gets a segment of its own size. Larger
+    /// segments are rolled less often and free their space later.
+    pub segment_bytes: u64,
+    /// Every batch begins at a multiple of this many bytes, itself a multiple of 512. 512 relies on
+    /// power-safe overwrite (docs/disk-format.md); 4096 does not, for up to eight times the space.
+    pub batch_alignment: u32,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self { segment_bytes: 16 << 20, batch_alignment: 512 }
+    }
+}
+
+/// Who a data directory makes promises for. Minted at its first open, durable from then on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// The member.
+    pub member: MemberId,
+    /// The directory.
+    pub incarnation: Incarnation,
+}
+
+impl Identity {
+    /// The pair as the protocol knows it.
+    #[must_use]
+    pub const fn node(self) -> NodeId {
+        NodeId { member: self.member, incarnation: self.incarnation }
+    }
+}
+
+/// Which cluster a data directory belongs to. Written once, when the cluster forms or the node joins.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Formed {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The group.
+    pub group: GroupId,
+    /// The first configuration, in force at index 0. Equal on all members.
+    pub members: Membership,
+}
+
+impl Formed {
+    /// The pair that every digest of the log is chained over.
+    #[must_use]
+    pub const fn log_identity(&self) -> LogIdentity {
+        LogIdentity { cluster: self.cluster, group: self.group }
+    }
+}
+
+/// An open data directory. Its lock is held by `log`.
+#[derive(Debug)]
+pub struct Opened<D: crate::io::Disk> {
+    /// The only writer.
+    pub log: super::Log<D>,
+    /// What was found.
+    pub state: DataState,
+}
+
+/// What a data directory holds.
+#[derive(Debug)]
+pub enum DataState {
+    /// A node that belongs to no cluster yet.
+    Empty {
+        /// Who it is.
+        identity: Identity,
+        /// What [`Log::set_formation_state`](super::Log::set_formation_state) stored last; empty when nothing.
+        formation: Bytes,
+    },
+    /// A member of a cluster.
+    Formed(Box<FormedState>),
+}
+
+/// What recovery found; all of it is durable.
+#[derive(Clone, Debug)]
+pub struct FormedState {
+    /// Who it is.
+    pub identity: Identity,
+    /// Its cluster.
+    pub formed: Formed,
+    /// Term, vote, newest usable snapshot, entries after it.
+    pub recovered: Recovered,
+    /// The durable epoch (decision 10), already advanced for this start.
+    pub epoch: u64,
+    /// The highest durable epoch seen of every peer.
+    pub peer_epochs: BTreeMap<NodeId, u64>,
+    /// The last process did not stop cleanly.
+    pub unclean: bool,
+    /// For the operator and the tests.
+    pub report: RecoveryReport,
+}
+
+/// What recovery had to do.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RecoveryReport {
+    /// Segments read.
+    pub segments: usize,
+    /// Batches accepted.
+    pub batches: u64,
+    /// A last batch that was never acknowledged was dropped: its sync epoch.
+    pub torn_epoch: Option<u64>,
+    /// Bytes written again and synced because they may have been only in the page cache.
+    pub rewritten_bytes: u64,
+    /// Snapshot manifests that were damaged and passed over.
+    pub damaged_manifests: Vec<PathBuf>,
+}
+
+/// The first failed write or sync. The log refuses everything from then on: nothing that was not synced
+/// may be believed, and a sync is never retried.
+#[derive(Clone, Debug)]
+pub struct LatchError {
+    /// The file or directory.
+    pub path: PathBuf,
+    /// What the system said.
+    pub source: Arc<io::Error>,
+}
+
+impl fmt::Display for LatchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "writing {} failed: {}", self.path.display(), self.source)
+    }
+}
+
+impl std::error::Error for LatchError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+impl From<LatchError> for NodeError {
+    fn from(latch: LatchError) -> Self {
+        let source = io::Error::new(latch.source.kind(), latch.source.to_string());
+        Self::DiskLatched { path: latch.path, source }
+    }
+}
+
+/// The log's condition.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogStatus {
+    /// Where the log begins: entries up to here are forgotten.
+    pub compacted: EntryId,
+    /// The last durable entry.
+    pub last: EntryId,
+    /// The durable epoch (decision 10): advances at start, segment roll and hard-state write.
+    pub durable_epoch: u64,
+    /// The number of the last synced batch.
+    pub sync_epoch: u64,
+    /// Segments in use.
+    pub segments: usize,
+    /// No space for the next segment: proposals must be refused until this is false again.
+    pub full: bool,
+    /// Writes that wait for space; their tickets come with a later write.
+    pub stalled: usize,
+    /// The log latched; see [`LatchError`].
+    pub latched: bool,
+    /// The first damage that a read met, if any.
+    pub damage: Option<(PathBuf, u64)>,
+}

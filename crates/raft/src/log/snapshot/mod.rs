@@ -1,0 +1,11 @@
+//! Snapshots on disk and on their way (§7).
+//!
+//! A snapshot is a list of blobs named by their content, and a manifest that lists them. A blob that two
+//! snapshots share is stored and sent once. [`SnapshotStore`] is the files; [`SnapshotWorker`] sends and
+//! receives them as a function from requests to effects.
+
+mod store;
+mod worker;
+
+pub use store::{BlobReceived, SnapshotStore, SnapshotWriter, StoredSnapshot};
+pub use worker::{SnapshotCounters, SnapshotEffect, SnapshotRequest, SnapshotWorker};

@@ -1,0 +1,157 @@
+//! The log's thread as a function: requests in order in, completions out.
+
+use bytes::Bytes;
+use raft_core::{Entry, Fetch, NodeId, Persist, Ticket};
+
+use super::{Formed, LatchError, Log};
+use crate::io::Disk;
+
+/// What the log's thread can be asked for.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one a turn and moved twice; a box would cost more")]
+pub enum LogRequest {
+    /// Make this durable.
+    Write(Persist),
+    /// Read old entries.
+    Fetch(Fetch),
+    /// Remember a peer's durable epoch.
+    PeerEpoch(NodeId, u64),
+    /// Store the formation protocol's state.
+    FormationState(Bytes),
+    /// Become a member of a cluster.
+    Form(Box<Formed>),
+}
+
+/// What the log's thread answers.
+#[derive(Debug)]
+pub enum LogCompletion {
+    /// These writes are durable.
+    Persisted(Vec<Ticket>),
+    /// The entries asked for, if they are still there.
+    Fetched(Fetch, Option<Vec<Entry>>),
+    /// The formation protocol's state is durable.
+    FormationStateStored,
+    /// The cluster record is durable.
+    FormedStored,
+    /// Whether there is space for further segments; sent when it changes.
+    Full(bool),
+    /// The disk failed: nothing more will become durable.
+    Latched(LatchError),
+}
+
+/// Owns the [`Log`] on its thread.
+#[derive(Debug)]
+pub struct LogWorker<D: Disk> {
+    log: Log<D>,
+    full: bool,
+    /// Durable epoch handed out last.
+    latched: bool,
+}
+
+impl<D: Disk> LogWorker<D> {
+    /// A worker for an open log.
+    #[must_use]
+    pub fn new(log: Log<D>) -> Self {
+        Self { full: log.status().full, latched: false, log }
+    }
+
+    /// Handles everything that waited, in order: consecutive writes become one batch with one sync.
+    pub fn handle(&mut self, requests: Vec<LogRequest>) -> Vec<LogCompletion> {
+        let mut completions = Vec::new();
+        let mut batch = Vec::new();
+        for request in requests {
+            if let LogRequest::Write(persist) = request {
+                batch.push(persist);
+                continue;
+            }
+            self.flush(&mut batch, &mut completions);
+            let outcome = match request {
+                LogRequest::Write(_) => continue,
+                LogRequest::Fetch(fetch) => {
+                    completions.push(LogCompletion::Fetched(fetch, self.log.read(&fetch)));
+                    Ok(())
+                }
+                LogRequest::PeerEpoch(node, epoch) => {
+                    self.log.note_peer_epoch(node, epoch);
+                    Ok(())
+                }
+                LogRequest::FormationState(bytes) => self
+                    .log
+                    .set_formation_state(&bytes)
+                    .map(|()| completions.push(LogCompletion::FormationStateStored)),
+                LogRequest::Form(formed) => {
+                    self.log.form(&formed).map(|()| completions.push(LogCompletion::FormedStored))
+                }
+            };
+            self.latch(outcome, &mut completions);
+        }
+        self.flush(&mut batch, &mut completions);
+        self.report_space(&mut completions);
+        completions
+    }
+
+    /// To be called when nothing waits, after the completions were delivered.
+    pub fn idle(&mut self) -> Vec<LogCompletion> {
+        let mut completions = Vec::new();
+        if self.log.status().stalled > 0 {
+            let outcome = self.log.write(Vec::new());
+            self.persisted(outcome, &mut completions);
+        }
+        let outcome = self.log.seal_if_idle();
+        self.latch(outcome, &mut completions);
+        self.report_space(&mut completions);
+        completions
+    }
+
+    /// The log, for views.
+    #[must_use]
+    pub const fn log(&self) -> &Log<D> {
+        &self.log
+    }
+
+    /// Stops cleanly.
+    ///
+    /// # Errors
+    /// The disk failed, now or earlier.
+    pub fn close(self) -> Result<(), LatchError> {
+        self.log.close()
+    }
+
+    fn flush(&mut self, batch: &mut Vec<Persist>, completions: &mut Vec<LogCompletion>) {
+        if !batch.is_empty() {
+            let outcome = self.log.write(std::mem::take(batch));
+            self.persisted(outcome, completions);
+        }
+    }
+
+    fn persisted(
+        &mut self,
+        outcome: Result<Vec<Ticket>, LatchError>,
+        completions: &mut Vec<LogCompletion>,
+    ) {
+        let outcome = outcome.map(|tickets| {
+            if !tickets.is_empty() {
+                completions.push(LogCompletion::Persisted(tickets));
+            }
+        });
+        self.latch(outcome, completions);
+    }
+
+    /// Reports the first failure, once.
+    fn latch(&mut self, outcome: Result<(), LatchError>, completions: &mut Vec<LogCompletion>) {
+        if let Err(error) = outcome
+            && !self.latched
+        {
+            self.latched = true;
+            completions.push(LogCompletion::Latched(error));
+        }
+    }
+
+    fn report_space(&mut self, completions: &mut Vec<LogCompletion>) {
+        let full = self.log.status().full;
+        if full != self.full {
+            self.full = full;
+            completions.push(LogCompletion::Full(full));
+        }
+    }
+}
