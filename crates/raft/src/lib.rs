@@ -6,6 +6,7 @@ pub mod io;
 pub mod log;
 pub mod message;
 pub mod node;
+pub mod transport;
 
 pub use node::{MemberInfo, Node, Status};
 pub use raft_core as core;
