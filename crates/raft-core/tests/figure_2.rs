@@ -182,7 +182,7 @@ fn persistent_state_is_durable_before_an_rpc_is_answered() {
 
 // RequestVote RPC, receiver implementation.
 
-/// 1. "Reply false if term < currentTerm."
+/// Rule 1: "Reply false if term < currentTerm."
 #[test]
 fn request_vote_1_an_older_term_is_refused() {
     let mut raft = member(5, &[1]);
@@ -191,7 +191,7 @@ fn request_vote_1_an_older_term_is_refused() {
     assert_eq!(raft.current_term(), Term(5));
 }
 
-/// 2. "If votedFor is null or candidateId ... grant vote": once a term, and again to the same candidate.
+/// Rule 2: "If votedFor is null or candidateId ... grant vote": once a term, and again to the same candidate.
 #[test]
 fn request_vote_2_one_vote_a_term() {
     let mut raft = member(1, &[1]);
@@ -203,7 +203,7 @@ fn request_vote_2_one_vote_a_term() {
     assert_eq!(granted(&mut raft), Some(true));
 }
 
-/// 2. "... and candidate's log is at least as up-to-date as receiver's log": the later last term wins, then
+/// Rule 2: "... and candidate's log is at least as up-to-date as receiver's log": the later last term wins, then
 /// the longer log (§5.4.1; hashicorp#94 compared the index alone, B9).
 #[test]
 fn request_vote_2_the_log_must_be_up_to_date() {
@@ -227,7 +227,7 @@ fn request_vote_2_the_log_must_be_up_to_date() {
 
 // AppendEntries RPC, receiver implementation.
 
-/// 1. "Reply false if term < currentTerm": the deposed leader learns the newer term.
+/// Rule 1: "Reply false if term < currentTerm": the deposed leader learns the newer term.
 #[test]
 fn append_entries_1_an_older_term_is_refused() {
     let mut raft = member(5, &[1]);
@@ -238,7 +238,7 @@ fn append_entries_1_an_older_term_is_refused() {
     assert_eq!(terms(&raft), [1]);
 }
 
-/// 2. "Reply false if log doesn't contain an entry at prevLogIndex whose term matches prevLogTerm."
+/// Rule 2: "Reply false if log doesn't contain an entry at prevLogIndex whose term matches prevLogTerm."
 #[test]
 fn append_entries_2_the_previous_entry_must_match() {
     let mut raft = member(4, &[1, 1, 2]);
@@ -248,7 +248,7 @@ fn append_entries_2_the_previous_entry_must_match() {
     assert_eq!(terms(&raft), [1, 1, 2]);
 }
 
-/// 3. "If an existing entry conflicts with a new one, delete the existing entry and all that follow it."
+/// Rule 3: "If an existing entry conflicts with a new one, delete the existing entry and all that follow it."
 #[test]
 fn append_entries_3_conflicting_entries_are_deleted() {
     let mut raft = member(4, &[1, 2, 2, 2]);
@@ -258,7 +258,7 @@ fn append_entries_3_conflicting_entries_are_deleted() {
     assert_eq!(terms(&raft), [1, 4]);
 }
 
-/// 3., the other half: what matches is never deleted, however short or late the message (B2, the seed's
+/// Rule 3, the other half: what matches is never deleted, however short or late the message (B2, the seed's
 /// third bug).
 #[test]
 fn append_entries_3_matching_entries_are_kept() {
@@ -269,7 +269,7 @@ fn append_entries_3_matching_entries_are_kept() {
     assert_eq!(terms(&raft), [1, 4, 4, 4]);
 }
 
-/// 4. "Append any new entries not already in the log", and acknowledge them once they are durable.
+/// Rule 4: "Append any new entries not already in the log", and acknowledge them once they are durable.
 #[test]
 fn append_entries_4_new_entries_are_appended() {
     let mut raft = member(4, &[1]);
@@ -283,7 +283,7 @@ fn append_entries_4_new_entries_are_appended() {
     assert_eq!(outcome(&said(&mut raft)), Some(&expected));
 }
 
-/// 5. "If leaderCommit > commitIndex, set commitIndex = min(leaderCommit, index of last new entry)": not of
+/// Rule 5: "If leaderCommit > commitIndex, set commitIndex = min(leaderCommit, index of last new entry)": not of
 /// the last entry, which may be an older one of our own (B3).
 #[test]
 fn append_entries_5_commit_stops_at_the_last_new_entry() {
