@@ -1,3 +1,8 @@
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a story waits for one event and skips the others"
+)]
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
