@@ -366,6 +366,23 @@ fn refusals_are_reported_with_their_reason() {
     });
 }
 
+/// A node learns that it was removed even when its connections stand, but not before it is really gone.
+#[test]
+fn a_removed_member_learns_it_from_its_next_message() {
+    story(async {
+        let (mut one, mut two) = pair().await;
+        let members = Membership::from_voters([1, 2].map(|n| (node(n), Bytes::new())));
+        let joint = members.change(&[MembershipStep::Remove(node(1))]).expect("it is a member");
+        two.network.set_membership(&joint);
+        one.say(node(2), b"still a voter of the old half");
+        assert_eq!(two.message().await.0, node(1));
+        two.network.set_membership(&joint.leave_joint());
+        one.say(node(2), b"gone");
+        let refused = one.refused().await;
+        assert_eq!((refused.reason, refused.by_peer), (RefusedReason::Removed, true));
+    });
+}
+
 #[test]
 fn with_the_same_secret_they_talk() {
     story(async {
