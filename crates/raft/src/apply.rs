@@ -27,8 +27,8 @@ pub enum ApplyRequest<S: StateMachine> {
     },
     /// Answer this from the state as it is when the request's turn comes.
     Query(S::Query, QueryWaiter<S>),
-    /// Take a picture of the state, which is the one at `last_included`.
-    Picture(SnapshotMeta),
+    /// Take a picture of the state, which is the one after this entry.
+    Picture(EntryId),
     /// Replace the state.
     Restore(SnapshotMeta, Box<dyn SnapshotSource + Send>),
 }
@@ -38,7 +38,7 @@ impl<S: StateMachine> std::fmt::Debug for ApplyRequest<S> {
         match self {
             Self::Entries { entries, .. } => write!(f, "apply {entries:?}"),
             Self::Query(..) => write!(f, "query"),
-            Self::Picture(meta) => write!(f, "picture at {}", meta.last_included),
+            Self::Picture(id) => write!(f, "picture at {id}"),
             Self::Restore(meta, _) => write!(f, "restore {}", meta.last_included),
         }
     }
@@ -49,7 +49,7 @@ pub enum ApplyCompletion<S: StateMachine> {
     /// Everything up to here is applied and answered.
     Applied(Index),
     /// The picture asked for.
-    Picture(SnapshotMeta, S::Snapshot),
+    Picture(EntryId, S::Snapshot),
     /// The state is that of this snapshot.
     Restored(SnapshotMeta),
     /// The state machine cannot go on.
@@ -60,7 +60,7 @@ impl<S: StateMachine> std::fmt::Debug for ApplyCompletion<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Applied(index) => write!(f, "applied {index}"),
-            Self::Picture(meta, _) => write!(f, "picture of {}", meta.last_included),
+            Self::Picture(id, _) => write!(f, "picture at {id}"),
             Self::Restored(meta) => write!(f, "restored {}", meta.last_included),
             Self::Failed(error) => write!(f, "apply failed: {error}"),
         }
@@ -130,11 +130,13 @@ impl<S: StateMachine> ApplyWorker<S> {
                     // Whoever asked may be gone; then nobody misses the answer.
                     drop(waiter.send(Ok(self.machine.query(query))));
                 }
-                ApplyRequest::Picture(meta) => {
-                    assert_eq!(meta.last_included.index, self.applied, "a picture of another state");
-                    completions.push(ApplyCompletion::Picture(meta, self.machine.snapshot()));
+                ApplyRequest::Picture(id) => {
+                    assert_eq!(id.index, self.applied, "a picture of another state");
+                    completions.push(ApplyCompletion::Picture(id, self.machine.snapshot()));
                 }
-                ApplyRequest::Restore(meta, source) => completions.push(self.restore(meta, &*source)),
+                ApplyRequest::Restore(meta, source) => {
+                    completions.push(self.restore(meta, &*source))
+                }
             }
             self.failed = matches!(completions.last(), Some(ApplyCompletion::Failed(_)));
         }
@@ -149,10 +151,16 @@ impl<S: StateMachine> ApplyWorker<S> {
         let mut waiters = waiters.into_iter().peekable();
         let mut answers = Vec::new();
         for entry in entries {
-            assert_eq!(entry.id.index, self.applied.next(), "entries are applied in order, each once");
+            assert_eq!(
+                entry.id.index,
+                self.applied.next(),
+                "entries are applied in order, each once"
+            );
             match self.apply_one(&entry) {
                 Ok(Some(response)) => {
-                    if let Some((_, waiter)) = waiters.next_if(|(index, _)| *index == entry.id.index) {
+                    if let Some((_, waiter)) =
+                        waiters.next_if(|(index, _)| *index == entry.id.index)
+                    {
                         answers.push((waiter, response));
                     }
                 }
@@ -190,7 +198,11 @@ impl<S: StateMachine> ApplyWorker<S> {
 
     fn restore(&mut self, meta: SnapshotMeta, source: &dyn SnapshotSource) -> ApplyCompletion<S> {
         let EntryId { index, .. } = meta.last_included;
-        assert!(index >= self.applied, "the state never goes back from {} to {index}", self.applied);
+        assert!(
+            index >= self.applied,
+            "the state never goes back from {} to {index}",
+            self.applied
+        );
         match self.machine.restore(source) {
             Ok(()) => {
                 self.machine.flush();

@@ -95,7 +95,10 @@ mod tests {
     fn points(limits: CheckpointLimits, sizes: impl Iterator<Item = usize>) -> Vec<u64> {
         let mut checkpoints = Checkpoints::new(limits);
         let ids = (1..).map(|index| EntryId::new(index, 1));
-        ids.zip(sizes).filter(|(id, size)| checkpoints.count(*id, *size)).map(|(id, _)| id.index.0).collect()
+        ids.zip(sizes)
+            .filter(|(id, size)| checkpoints.count(*id, *size))
+            .map(|(id, _)| id.index.0)
+            .collect()
     }
 
     #[test]

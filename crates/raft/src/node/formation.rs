@@ -32,8 +32,8 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(500);
 pub enum FormationEffect {
     /// Send this.
     Send(NodeId, FormationMessage),
-    /// Make this durable, then call [`Formation::persisted`] with the number.
-    Persist(u64, Bytes),
+    /// Make this durable, then call [`Formation::stored`].
+    Persist(Bytes),
     /// Form the log by this founding. Nothing more comes from here.
     Form(Founding),
     /// The cluster has removed this node.
@@ -90,8 +90,7 @@ pub struct Formation {
     next_attempt: Option<Time>,
     next_ask: Time,
     /// What waits for each write, in order.
-    unsynced: VecDeque<(u64, Vec<FormationEffect>)>,
-    writes: u64,
+    unsynced: VecDeque<Vec<FormationEffect>>,
     effects: Vec<FormationEffect>,
     phase: Phase,
     /// A founding was handed out; everything is over.
@@ -114,7 +113,8 @@ impl Formation {
             Phase::Forming
         };
         let own = settings.info.peer_address.clone();
-        let absent_since = configured.iter().filter(|a| **a != own).map(|a| (a.clone(), now)).collect();
+        let absent_since =
+            configured.iter().filter(|a| **a != own).map(|a| (a.clone(), now)).collect();
         let reported = BTreeMap::from([(own, (settings.node, settings.info.encode()))]);
         let mut formation = Self {
             settings,
@@ -128,7 +128,6 @@ impl Formation {
             next_attempt: None,
             next_ask: now,
             unsynced: VecDeque::new(),
-            writes: 0,
             effects: Vec::new(),
             phase,
             finished: false,
@@ -191,20 +190,17 @@ impl Formation {
         }
     }
 
-    /// Something that waited for the disk may go on: write `sequence` and all before it are durable.
-    pub fn persisted(&mut self, now: Time, sequence: u64) {
-        while self.unsynced.front().is_some_and(|(first, _)| *first <= sequence) {
-            let Some((_, effects)) = self.unsynced.pop_front() else { break };
-            for effect in effects {
-                match effect {
-                    FormationEffect::Send(to, message) if to == self.settings.node => {
-                        self.step(now, to, message);
-                    }
-                    FormationEffect::Send(..)
-                    | FormationEffect::Persist(..)
-                    | FormationEffect::Form(_)
-                    | FormationEffect::Removed => self.effects.push(effect),
+    /// The oldest write that is not durable yet has become so: what waited for it may go on.
+    pub fn stored(&mut self, now: Time) {
+        for effect in self.unsynced.pop_front().unwrap_or_default() {
+            match effect {
+                FormationEffect::Send(to, message) if to == self.settings.node => {
+                    self.step(now, to, message);
                 }
+                FormationEffect::Send(..)
+                | FormationEffect::Persist(_)
+                | FormationEffect::Form(_)
+                | FormationEffect::Removed => self.effects.push(effect),
             }
         }
     }
@@ -238,12 +234,18 @@ impl Formation {
                 self.on_empty(from, info, &configured, answer);
                 self.consider(now);
             }
-            FormationMessage::Formed { founding, committed } => self.on_formed(from, founding, &committed),
+            FormationMessage::Formed { founding, committed } => {
+                self.on_formed(from, founding, &committed)
+            }
             FormationMessage::Prepare(ballot) => self.on_prepare(from, ballot),
-            FormationMessage::Promise { ballot, accepted } => self.on_promise(now, from, ballot, accepted),
+            FormationMessage::Promise { ballot, accepted } => {
+                self.on_promise(now, from, ballot, accepted)
+            }
             FormationMessage::Accept(ballot, founding) => self.on_accept(from, ballot, founding),
             FormationMessage::Accepted(ballot) => self.on_accepted(from, ballot),
-            FormationMessage::Refused { ballot, promised } => self.on_refused(now, ballot, promised),
+            FormationMessage::Refused { ballot, promised } => {
+                self.on_refused(now, ballot, promised)
+            }
             // An empty member knows nobody's epochs, and has none to ask about.
             FormationMessage::StandingAsk { .. } | FormationMessage::StandingReply { .. } => {}
         }
@@ -314,7 +316,8 @@ impl Formation {
         let cluster = founding.cluster;
         let namesake = committed.members().find(|(known, member)| {
             known.member == node.member
-                || MemberInfo::decode(&member.info).is_some_and(|info| info.peer_address == *address)
+                || MemberInfo::decode(&member.info)
+                    .is_some_and(|info| info.peer_address == *address)
         });
         if let Some((known, _)) = namesake {
             Phase::Amnesic(format!(
@@ -325,7 +328,9 @@ impl Formation {
                 known.member
             ))
         } else if founding.configured.contains(address) {
-            Phase::Waiting(format!("empty; waits until the leader of cluster {cluster} admits {address}"))
+            Phase::Waiting(format!(
+                "empty; waits until the leader of cluster {cluster} admits {address}"
+            ))
         } else {
             Phase::Waiting(format!(
                 "empty; cluster {cluster} does not know {address} yet: add it there as a member"
@@ -443,9 +448,8 @@ impl Formation {
     }
 
     fn persist_then(&mut self, effects: Vec<FormationEffect>) {
-        self.writes += 1;
-        self.unsynced.push_back((self.writes, effects));
-        self.effects.push(FormationEffect::Persist(self.writes, self.state.encode()));
+        self.unsynced.push_back(effects);
+        self.effects.push(FormationEffect::Persist(self.state.encode()));
     }
 
     fn on_promise(
@@ -547,11 +551,8 @@ impl Formation {
             founding: founding.clone(),
             committed: founding.members.clone(),
         };
-        let mut effects: Vec<_> = self
-            .connected
-            .keys()
-            .map(|node| FormationEffect::Send(*node, told.clone()))
-            .collect();
+        let mut effects: Vec<_> =
+            self.connected.keys().map(|node| FormationEffect::Send(*node, told.clone())).collect();
         effects.push(FormationEffect::Form(founding));
         self.persist_then(effects);
     }

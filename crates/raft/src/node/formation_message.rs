@@ -176,10 +176,9 @@ impl FormationMessage {
             },
             5 => Self::Accept(get_ballot(&mut input)?, get_founding(&mut input)?),
             6 => Self::Accepted(get_ballot(&mut input)?),
-            7 => Self::Refused {
-                ballot: get_ballot(&mut input)?,
-                promised: get_ballot(&mut input)?,
-            },
+            7 => {
+                Self::Refused { ballot: get_ballot(&mut input)?, promised: get_ballot(&mut input)? }
+            }
             8 => Self::StandingAsk { epoch: input.try_get_u64_le().ok()? },
             9 => Self::StandingReply {
                 epoch_seen: input.try_get_u64_le().ok()?,
@@ -324,7 +323,8 @@ mod tests {
     use super::*;
 
     fn founding() -> Founding {
-        let voters = [(NodeId::new(1, 2), Bytes::from_static(b"a")), (NodeId::new(3, 4), Bytes::new())];
+        let voters =
+            [(NodeId::new(1, 2), Bytes::from_static(b"a")), (NodeId::new(3, 4), Bytes::new())];
         Founding {
             cluster: ClusterId(9),
             configured: vec![String::from("a:1"), String::from("b:2")],

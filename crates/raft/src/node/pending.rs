@@ -35,7 +35,8 @@ enum Place {
 
 struct Proposal<S: StateMachine> {
     payload: Bytes,
-    permit: Option<Permit>,
+    /// Memory accounted for until the proposal is answered or committed.
+    _permit: Option<Permit>,
     waiter: ProposeWaiter<S>,
     place: Place,
 }
@@ -81,7 +82,7 @@ impl<S: StateMachine> Proposals<S> {
         waiter: ProposeWaiter<S>,
         end: Time,
     ) {
-        let proposal = Proposal { payload, permit, waiter, place: Place::Held };
+        let proposal = Proposal { payload, _permit: permit, waiter, place: Place::Held };
         self.waiting.insert(request, proposal);
         self.held.push_back(request);
         self.ends.push_back((end, request));
@@ -126,7 +127,13 @@ impl<S: StateMachine> Proposals<S> {
     }
 
     /// The leader of `term` (`None`: this node) has not appended these and never will.
-    pub fn refused(&mut self, from: Option<NodeId>, term: Term, requests: &[u64], refusal: Refusal) {
+    pub fn refused(
+        &mut self,
+        from: Option<NodeId>,
+        term: Term,
+        requests: &[u64],
+        refusal: Refusal,
+    ) {
         for request in requests.iter().rev() {
             let left = Place::Left { term, to: from };
             if self.waiting.get(request).is_none_or(|proposal| proposal.place != left) {
@@ -265,7 +272,12 @@ pub struct Reads<S: StateMachine> {
 
 impl<S: StateMachine> std::fmt::Debug for Reads<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} reads gather, {} rounds are under way", self.gathering.len(), self.rounds.len())
+        write!(
+            f,
+            "{} reads gather, {} rounds are under way",
+            self.gathering.len(),
+            self.rounds.len()
+        )
     }
 }
 
