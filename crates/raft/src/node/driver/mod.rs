@@ -37,6 +37,8 @@ use crate::transport::{PeerAddress, Refused, RefusedReason};
 mod peers;
 mod ready;
 mod requests;
+#[cfg(test)]
+mod tests;
 mod view;
 
 /// Addresses of unknown nodes that have connected and are dialled in return.
