@@ -18,10 +18,7 @@ const SECTOR: usize = 512;
 /// Pages are what a disk rewrites as one; see [`SimDisk::set_power_safe_overwrite`].
 const PAGE: usize = 4096;
 
-#[expect(
-    clippy::disallowed_types,
-    reason = "the simulator runs on one thread; `Disk` asks for `Send`, and nothing contends"
-)]
+// The simulator runs on one thread: `Disk` asks for `Send`, and nothing contends.
 type Shared = Arc<std::sync::Mutex<State>>;
 
 /// How a machine stops.
@@ -107,7 +104,6 @@ impl Default for SimDisk {
 impl SimDisk {
     /// An empty disk without limits.
     #[must_use]
-    #[expect(clippy::disallowed_types, reason = "see `Shared`")]
     pub fn new() -> Self {
         let state = State {
             inodes: BTreeMap::new(),
@@ -686,7 +682,10 @@ impl DiskFile for SimFile {
     fn sync(&self) -> io::Result<()> {
         self.with(|state| {
             state.operate(8, &self.path, 0, &[])?;
-            let fails = state.sync_fails(&self.path);
+            // By its present name: files are renamed while they are open.
+            let named = state.names.iter().find(|(_, inode)| **inode == self.inode);
+            let path = named.map_or_else(|| self.path.clone(), |(path, _)| path.clone());
+            let fails = state.sync_fails(&path);
             if let Some(inode) = state.inodes.get_mut(&self.inode) {
                 let pending = std::mem::take(&mut inode.pending);
                 if !fails {
