@@ -1,4 +1,6 @@
 //! The store from outside.
 
 mod common;
+mod model;
+mod property;
 mod snapshot;
