@@ -182,7 +182,7 @@ fn model_apply(
             Some((Command::txn(request.clone()), model.txn(request).map(Response::Txn)))
         }
         Step::Compact(request) => {
-            Some((Command::compact(request.clone()), model.compact(request).map(Response::Compact)))
+            Some((Command::compact(*request), model.compact(request).map(Response::Compact)))
         }
         Step::Range(_) | Step::Restore | Step::Fork | Step::Slice(_) => None,
     }
