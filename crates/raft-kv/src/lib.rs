@@ -1,1 +1,19 @@
-//! placeholder
+//! The replicated key-value store with the semantics of etcd v3: a [`raft_core::StateMachine`].
+
+pub mod proto;
+
+mod check;
+mod command;
+mod error;
+mod key_range;
+mod reader;
+mod store;
+
+pub use check::{
+    KEY_VALUE_BYTES_MAX, TXN_DEPTH_MAX, TXN_OPS_MAX, check_compact, check_delete, check_put,
+    check_range, check_txn,
+};
+pub use command::{Command, Response};
+pub use error::{Code, KvError};
+pub use reader::{Events, PinnedReader, Reader};
+pub use store::{Picture, Store};

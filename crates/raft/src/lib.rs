@@ -1,11 +1,13 @@
 //! Raft as a library: the durable log, the transport and the driver around [`raft_core`].
 
+pub mod apply;
 pub mod disk;
 pub mod error;
 pub mod io;
 pub mod log;
 pub mod message;
 pub mod node;
+pub mod transport;
 
 pub use node::{MemberInfo, Node, Status};
 pub use raft_core as core;

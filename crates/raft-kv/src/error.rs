@@ -1,0 +1,93 @@
+//! What is wrong with a request, in etcd's words.
+
+use std::fmt;
+
+/// Why a request was refused. Nothing was changed.
+///
+/// The text of [`Display`](fmt::Display) and the [`code`](Self::code) are what clients compare, letter for
+/// letter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum KvError {
+    /// The key is empty.
+    EmptyKey,
+    /// `ignore_value` or `ignore_lease` on a key that does not exist; an operation of no kind in a transaction.
+    KeyNotFound,
+    /// `ignore_value` together with a value.
+    ValueProvided,
+    /// `ignore_lease` together with a lease.
+    LeaseProvided,
+    /// A transaction with too many operations, or nested too deep.
+    TooManyOps,
+    /// A transaction that writes a key twice.
+    DuplicateKey,
+    /// A sort order or target that does not exist.
+    InvalidSortOption,
+    /// A key with its value over [`KEY_VALUE_BYTES_MAX`](crate::KEY_VALUE_BYTES_MAX), or a request over the
+    /// server's limit.
+    RequestTooLarge,
+    /// The revision is below the compacted one; for a compaction: not above it.
+    Compacted,
+    /// The revision does not exist yet.
+    FutureRevision,
+    /// The lease does not exist.
+    LeaseNotFound,
+}
+
+/// The gRPC status codes that go with a [`KvError`]. The numbers are gRPC's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+#[repr(i32)]
+pub enum Code {
+    /// The request makes no sense, whatever the state.
+    InvalidArgument = 3,
+    /// Something named in the request does not exist.
+    NotFound = 5,
+    /// A revision outside what is kept.
+    OutOfRange = 11,
+}
+
+impl KvError {
+    /// The gRPC status code.
+    #[must_use]
+    pub const fn code(self) -> Code {
+        match self {
+            Self::EmptyKey
+            | Self::KeyNotFound
+            | Self::ValueProvided
+            | Self::LeaseProvided
+            | Self::TooManyOps
+            | Self::DuplicateKey
+            | Self::InvalidSortOption
+            | Self::RequestTooLarge => Code::InvalidArgument,
+            Self::Compacted | Self::FutureRevision => Code::OutOfRange,
+            Self::LeaseNotFound => Code::NotFound,
+        }
+    }
+
+    /// The status message.
+    #[must_use]
+    pub const fn message(self) -> &'static str {
+        match self {
+            Self::EmptyKey => "etcdserver: key is not provided",
+            Self::KeyNotFound => "etcdserver: key not found",
+            Self::ValueProvided => "etcdserver: value is provided",
+            Self::LeaseProvided => "etcdserver: lease is provided",
+            Self::TooManyOps => "etcdserver: too many operations in txn request",
+            Self::DuplicateKey => "etcdserver: duplicate key given in txn request",
+            Self::InvalidSortOption => "etcdserver: invalid sort option",
+            Self::RequestTooLarge => "etcdserver: request is too large",
+            Self::Compacted => "etcdserver: mvcc: required revision has been compacted",
+            Self::FutureRevision => "etcdserver: mvcc: required revision is a future revision",
+            Self::LeaseNotFound => "etcdserver: requested lease not found",
+        }
+    }
+}
+
+impl fmt::Display for KvError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.message())
+    }
+}
+
+impl std::error::Error for KvError {}
