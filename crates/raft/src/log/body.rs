@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use raft_core::{Digest, Entry, EntryId, EntryKind, Fetch, Index, Persist};
+use raft_core::{Digest, Entry, EntryId, EntryKind, Fetch, Index, Persist, mutant};
 
 use super::files::Files;
 use super::record::{
@@ -118,7 +118,7 @@ impl<D: Disk> Body<D> {
         let identifiers_offset = self.room.back - to_u64(identifiers.len());
         files.write(&segment.path, &segment.file, self.room.front, records)?;
         files.write(&segment.path, &segment.file, identifiers_offset, identifiers)?;
-        if !cfg!(mutant = "3") {
+        if !mutant::is_active(3) {
             files.sync(&segment.path, &segment.file)?;
         }
         self.room =

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{Buf, BufMut};
-use raft_core::{EntryId, HardState, Incarnation, Index, MemberId, NodeId, Term};
+use raft_core::{EntryId, HardState, Incarnation, Index, MemberId, NodeId, Term, mutant};
 
 use super::segment::FORMAT_VERSION;
 
@@ -46,7 +46,7 @@ impl Promises {
         out.put_u32_le(0);
         out.put_u64_le(self.version);
         out.put_u64_le(self.hard_state.current_term.0);
-        let vote = if cfg!(mutant = "5") { None } else { self.hard_state.voted_for };
+        let vote = if mutant::is_active(5) { None } else { self.hard_state.voted_for };
         out.put_u8(u8::from(vote.is_some()));
         put_node(&mut out, vote.unwrap_or_default());
         out.put_u64_le(self.durable_epoch);
@@ -144,12 +144,12 @@ mod tests {
             version,
             hard_state: HardState {
                 current_term: Term(version * 2),
-                voted_for: (version % 2 == 0).then(|| NodeId::new(version, 9)),
+                voted_for: version.is_multiple_of(2).then(|| NodeId::new(version, 9)),
             },
             durable_epoch: version + 5,
             sync_epoch: version + 6,
             last: EntryId::new(version, 1),
-            clean: version % 3 == 0,
+            clean: version.is_multiple_of(3),
             peer_epochs: BTreeMap::from([(NodeId::new(2, 3), version)]),
         }
     }

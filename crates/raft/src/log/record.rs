@@ -6,7 +6,7 @@
 //! by whom, what was never written, and what has rotted.
 
 use bytes::{Buf, BufMut, Bytes};
-use raft_core::{Digest, EntryId, GroupId, Index, Term};
+use raft_core::{Digest, EntryId, GroupId, Index, Term, mutant};
 
 /// Bytes that a disk writes whole or not at all.
 pub(super) const SECTOR_BYTES: usize = 512;
@@ -112,7 +112,7 @@ pub(super) enum SectorState {
 
 fn position_checksum(bytes: &[u8], offset: u64) -> u32 {
     // Where the bytes stand is part of what they say: a misdirected or stale sector never validates.
-    let offset = if cfg!(mutant = "28") { 0 } else { offset };
+    let offset = if mutant::is_active(28) { 0 } else { offset };
     crc32c::crc32c_append(crc32c::crc32c(bytes), &offset.to_le_bytes())
 }
 
@@ -282,7 +282,7 @@ fn pad(sectors: &mut Vec<u8>) {
 fn record_checksum(header: &[u8], payload: &[u8], segment: u32, offset: u64) -> u32 {
     let header = if header.len() == RECORD_HEADER_BYTES { &header[..56] } else { header };
     let checksum = crc32c::crc32c_append(crc32c::crc32c(header), payload);
-    let (segment, offset) = if cfg!(mutant = "28") { (0, 0) } else { (segment, offset) };
+    let (segment, offset) = if mutant::is_active(28) { (0, 0) } else { (segment, offset) };
     let checksum = crc32c::crc32c_append(checksum, &segment.to_le_bytes());
     crc32c::crc32c_append(checksum, &offset.to_le_bytes())
 }

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::path::Path;
 
-use raft_core::{Entry, EntryId, EntryKind, Index, LogIdentity, Membership, SnapshotMeta};
+use raft_core::{Entry, EntryId, EntryKind, Index, LogIdentity, Membership, SnapshotMeta, mutant};
 
 use super::record::{
     self, BatchHeader, Record, RecordKind, SECTOR_BYTES, SectorState, to_u32, to_u64, to_usize,
@@ -87,7 +87,7 @@ impl Replay {
                         self.last.id, mark.id
                     ));
                 }
-                if cfg!(mutant = "21") && mark.id.index <= self.compacted.id.index {
+                if mutant::is_active(21) && mark.id.index <= self.compacted.id.index {
                     return Ok(());
                 }
                 while self.entries.back().is_some_and(|(_, entry)| entry.id.index > mark.id.index) {
@@ -99,7 +99,7 @@ impl Replay {
                 self.last = mark;
             }
             RecordKind::Reset => {
-                if !cfg!(mutant = "22") || mark.id.index > self.last.id.index {
+                if !mutant::is_active(22) || mark.id.index > self.last.id.index {
                     self.entries.clear();
                     self.last = mark;
                 } else {
@@ -215,7 +215,7 @@ pub(super) fn scan(
         let alone = !complete && survey.rotted && replay.has_single_voter(witness.base);
         let facts = [survey.epoch.is_some(), complete, survey.rotted, synced, alone];
         let mut case = decide(TAIL, facts, TailCase::Damaged);
-        if cfg!(mutant = "25") && case != TailCase::Complete && case != TailCase::End {
+        if mutant::is_active(25) && case != TailCase::Complete && case != TailCase::End {
             case = TailCase::Torn;
         }
         match (case, survey.complete) {
