@@ -165,13 +165,10 @@ impl Raft {
             self.contradiction(from, what);
             return;
         }
-        let prev = m.prev_log;
-        if prev.index < self.commit_index {
-            // What is committed matches every later leader, and may be compacted away here: no conflict
-            // (openraft 71a290cd, B44).
-            self.accept(from, self.commit_index);
+        let Some(m) = self.beyond_commit(from, m) else {
             return;
-        }
+        };
+        let prev = m.prev_log;
         if self.log.term_at(prev.index) != Some(prev.term) {
             let hint = self.log.last_not_above(prev);
             let outcome = AppendOutcome::Rejected { prev_log_index: prev.index, hint };
@@ -191,6 +188,28 @@ impl Raft {
         self.verified = self.verified.max(last.index);
         self.follow_commit(leader_commit);
         self.accept(from, last.index);
+    }
+
+    /// What is committed matches every later leader, and may be compacted away here: no conflict (openraft
+    /// 71a290cd, B44). `None` when the message holds nothing else.
+    fn beyond_commit(&mut self, from: NodeId, mut m: AppendEntries) -> Option<AppendEntries> {
+        let commit_index = self.commit_index;
+        if m.prev_log.index >= commit_index {
+            return Some(m);
+        }
+        let known = m.entries.iter().take_while(|entry| entry.id.index <= commit_index).count();
+        let last_known = m.entries.drain(..known).next_back();
+        let Some(last_known) = last_known.filter(|entry| entry.id.index == commit_index) else {
+            self.accept(from, commit_index);
+            return None;
+        };
+        if self.log.term_at(commit_index) != Some(last_known.id.term) {
+            self.contradiction(from, Contradiction::ConflictBelowCommit(last_known.id));
+            return None;
+        }
+        m.prev_log = last_known.id;
+        m.prev_digest = last_known.digest;
+        Some(m)
     }
 
     fn accept(&mut self, from: NodeId, match_index: Index) {

@@ -31,11 +31,6 @@ impl KeyRange {
         Self { start: key.clone(), end }
     }
 
-    /// Whether the range holds `key`.
-    pub(crate) fn contains(&self, key: &[u8]) -> bool {
-        key >= self.start.as_ref() && self.is_before_end(key)
-    }
-
     /// Whether `key`, which is not before the start, is before the end.
     pub(crate) fn is_before_end(&self, key: &[u8]) -> bool {
         match &self.end {

@@ -5,6 +5,9 @@ pub mod proto;
 mod check;
 mod command;
 mod error;
+mod key_range;
+mod reader;
+mod store;
 
 pub use check::{
     KEY_VALUE_BYTES_MAX, TXN_DEPTH_MAX, TXN_OPS_MAX, check_compact, check_delete, check_put,
@@ -12,3 +15,5 @@ pub use check::{
 };
 pub use command::{Command, Response};
 pub use error::{Code, KvError};
+pub use reader::{Events, PinnedReader, Reader};
+pub use store::{Picture, Store};

@@ -413,7 +413,8 @@ fn put_message(out: &mut BytesMut, message: &PeerMessage) {
                 out.bytes(payload);
             }
         }
-        PeerMessage::ForwardRefused(ForwardRefused { requests, refusal }) => {
+        PeerMessage::ForwardRefused(ForwardRefused { term, requests, refusal }) => {
+            out.put_u64_le(term.0);
             out.put_u8(match refusal {
                 Refusal::NotLeader => 0,
                 Refusal::Overloaded => 1,
@@ -621,6 +622,7 @@ fn get_node_message(input: &mut Reader, kind: u16) -> Decoded<PeerMessage> {
             PeerMessage::Forward(Forward { term, payloads })
         }
         kind::FORWARD_REFUSED => {
+            let term = input.term("term")?;
             let refusal = match input.u8("refusal")? {
                 0 => Refusal::NotLeader,
                 1 => Refusal::Overloaded,
@@ -628,7 +630,7 @@ fn get_node_message(input: &mut Reader, kind: u16) -> Decoded<PeerMessage> {
                 other => return Err(bad_value(input, "refusal", other)),
             };
             let requests = input.list("requests", 8, |input| input.u64("request"))?;
-            PeerMessage::ForwardRefused(ForwardRefused { requests, refusal })
+            PeerMessage::ForwardRefused(ForwardRefused { term, requests, refusal })
         }
         kind::FORWARD_ADMIN => {
             let request = input.u64("request")?;

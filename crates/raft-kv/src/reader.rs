@@ -1,0 +1,183 @@
+//! Reading beside the apply thread.
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+use bytes::Bytes;
+
+use crate::check::check_range;
+use crate::error::KvError;
+use crate::proto::etcdserverpb::{RangeRequest, RangeResponse};
+use crate::proto::mvccpb::{Event, KeyValue, event::EventType};
+use crate::store::data::{Data, Pin, Revision};
+use crate::store::read::View;
+
+/// Reads the store from any thread, without a lock and without holding up the writer.
+///
+/// Sees what [`flush`](raft_core::StateMachine::flush) published; goes on after a restore, with the restored state.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    published: Arc<ArcSwap<Data>>,
+}
+
+impl Reader {
+    pub(crate) const fn new(published: Arc<ArcSwap<Data>>) -> Self {
+        Self { published }
+    }
+
+    /// The newest revision.
+    #[must_use]
+    pub fn revision(&self) -> i64 {
+        self.data().revision()
+    }
+
+    /// The revision below which history is forgotten; -1 before the first compaction.
+    #[must_use]
+    pub fn compact_revision(&self) -> i64 {
+        self.data().compact_revision()
+    }
+
+    /// See [`Store::logical_size`](crate::Store::logical_size).
+    #[must_use]
+    pub fn logical_size(&self) -> u64 {
+        self.data().logical_size()
+    }
+
+    /// Reads a range at the revision the request names, or at the newest. The header carries the newest
+    /// revision and nothing else.
+    ///
+    /// # Errors
+    /// What [`check_range`] says; a revision that is compacted or not there yet.
+    pub fn range(&self, request: &RangeRequest) -> Result<RangeResponse, KvError> {
+        check_range(request)?;
+        let data = self.data();
+        let first = View::published(&data);
+        let response = first.range(request)?;
+        if data.horizon() <= first.at(request.revision)? {
+            return Ok(response);
+        }
+        // A compaction overtook the read and something may be missing from it.
+        if request.revision > 0 {
+            return Err(KvError::Compacted);
+        }
+        self.pin_newest().range(request)
+    }
+
+    /// The version of `key` that revision `at` sees.
+    ///
+    /// # Errors
+    /// A revision that is compacted or not there yet.
+    pub fn get(&self, key: &Bytes, at: i64) -> Result<Option<KeyValue>, KvError> {
+        let request = RangeRequest { key: key.clone(), revision: at, ..RangeRequest::default() };
+        Ok(self.range(&request)?.kvs.pop())
+    }
+
+    /// What happened from revision `from` on, oldest first, in whole revisions: as many as fit into
+    /// `events_max` events, and at least one.
+    ///
+    /// # Errors
+    /// [`KvError::Compacted`] when `from` is below the compact revision.
+    pub fn events(&self, from: i64, events_max: usize) -> Result<Events, KvError> {
+        let data = self.data();
+        let revision = data.revision();
+        if from < data.compact_revision() {
+            return Err(KvError::Compacted);
+        }
+        let mut events: Vec<Event> = Vec::new();
+        let mut next = revision.saturating_add(1).max(from);
+        let mut whole = 0;
+        for version in data.history_from(Revision::first_of(from.max(0))) {
+            let main = version.revision.main;
+            if main > revision {
+                break;
+            }
+            let begins =
+                events.last().and_then(|event| event.kv.as_ref()).map(|kv| kv.mod_revision)
+                    != Some(main);
+            if begins {
+                whole = events.len();
+            }
+            if events.len() >= events_max && whole > 0 {
+                // This revision does not fit any more.
+                events.truncate(whole);
+                next = main;
+                break;
+            }
+            let kind = if version.live.is_some() { EventType::Put } else { EventType::Delete };
+            events.push(Event {
+                r#type: kind.into(),
+                kv: Some(version.key_value()),
+                prev_kv: None,
+            });
+        }
+        if data.horizon() > from {
+            return Err(KvError::Compacted);
+        }
+        Ok(Events { events, next })
+    }
+
+    /// Keeps revision `at` readable, whatever is compacted, until the pin is dropped: for long reads
+    /// in slices.
+    ///
+    /// # Errors
+    /// A revision that is compacted or not there yet.
+    pub fn pin(&self, at: i64) -> Result<PinnedReader, KvError> {
+        let data = Guard::into_inner(self.data());
+        let at = View::published(&data).at(at)?;
+        let pin = data.pin(at).ok_or(KvError::Compacted)?;
+        Ok(PinnedReader { data, at, _pin: pin })
+    }
+
+    /// Fails only while compactions at the newest revision follow each other without a pause.
+    fn pin_newest(&self) -> PinnedReader {
+        loop {
+            if let Ok(pinned) = self.pin(0) {
+                return pinned;
+            }
+        }
+    }
+
+    fn data(&self) -> Guard<Arc<Data>> {
+        self.published.load()
+    }
+}
+
+/// A stretch of history.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Events {
+    /// In order; those of one revision stand together. Without `prev_kv`; [`Reader::get`] finds it one
+    /// revision before.
+    pub events: Vec<Event>,
+    /// The revision to go on from: everything before it is in `events`.
+    pub next: i64,
+}
+
+/// Reads one revision that stays readable.
+#[derive(Debug)]
+pub struct PinnedReader {
+    data: Arc<Data>,
+    at: i64,
+    /// Held, not read.
+    _pin: Pin,
+}
+
+impl PinnedReader {
+    /// The revision.
+    #[must_use]
+    pub const fn revision(&self) -> i64 {
+        self.at
+    }
+
+    /// Reads a range at the pinned revision, whatever revision the request names. The header carries the
+    /// pinned revision.
+    ///
+    /// # Errors
+    /// What [`check_range`] says.
+    pub fn range(&self, request: &RangeRequest) -> Result<RangeResponse, KvError> {
+        check_range(request)?;
+        let view = View { data: &self.data, revision: self.at, compact_revision: self.at };
+        let mut request = request.clone();
+        request.revision = 0;
+        view.range(&request)
+    }
+}

@@ -1,0 +1,287 @@
+//! What is stored: every version of every key, by key and by revision.
+//!
+//! Both maps are lock-free. The apply thread writes; readers choose a revision and ignore what is newer,
+//! so they need no lock and see no half of anything. What a reader at revision R may see is removed only
+//! after [`Data::horizon`] has moved beyond R.
+
+use std::cmp::Reverse;
+use std::ops::Bound;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering, fence};
+
+use bytes::Bytes;
+use crossbeam_skiplist::SkipMap;
+
+use crate::key_range::KeyRange;
+use crate::proto::mvccpb::KeyValue;
+
+/// The compact revision of a store that was never compacted, as etcd has it.
+pub(crate) const NEVER_COMPACTED: i64 = -1;
+
+/// The revision of an empty store.
+pub(crate) const FIRST_REVISION: i64 = 1;
+
+/// What a version costs beside its key and value. Part of the logical size, which is replicated: it never
+/// changes.
+pub(crate) const VERSION_BYTES: u64 = 64;
+
+/// A place in history: what one command wrote has one `main`, and a `sub` each, from 0.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Revision {
+    pub(crate) main: i64,
+    pub(crate) sub: u32,
+}
+
+impl Revision {
+    /// Before everything.
+    pub(crate) const ZERO: Self = Self { main: 0, sub: 0 };
+
+    pub(crate) const fn first_of(main: i64) -> Self {
+        Self { main, sub: 0 }
+    }
+
+    pub(crate) const fn last_of(main: i64) -> Self {
+        Self { main, sub: u32::MAX }
+    }
+}
+
+/// One version of one key; never changed after it was written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Version {
+    pub(crate) revision: Revision,
+    /// Never empty.
+    pub(crate) key: Bytes,
+    /// What was written; `None` when the key was deleted.
+    pub(crate) live: Option<Live>,
+}
+
+/// What a put wrote.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Live {
+    pub(crate) value: Bytes,
+    /// The revision that began this life of the key; at most the version's own.
+    pub(crate) create_revision: i64,
+    /// From 1, one more with every put in this life of the key.
+    pub(crate) version: i64,
+    /// 0: none.
+    pub(crate) lease: i64,
+}
+
+impl Version {
+    /// The message of a version that is no tombstone; of a tombstone key and revision only, as in events.
+    pub(crate) fn key_value(&self) -> KeyValue {
+        let mut kv = KeyValue {
+            key: self.key.clone(),
+            mod_revision: self.revision.main,
+            ..KeyValue::default()
+        };
+        if let Some(live) = &self.live {
+            kv.value = live.value.clone();
+            kv.create_revision = live.create_revision;
+            kv.version = live.version;
+            kv.lease = live.lease;
+        }
+        kv
+    }
+
+    /// What the version adds to the logical size.
+    pub(crate) fn weight(&self) -> u64 {
+        let value = self.live.as_ref().map_or(0, |live| live.value.len());
+        VERSION_BYTES + bytes_len(&self.key) + u64::try_from(value).unwrap_or(u64::MAX)
+    }
+}
+
+fn bytes_len(bytes: &Bytes) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+}
+
+/// Keys ascending, and of one key the newest version first.
+type ByKey = (Bytes, Reverse<Revision>);
+
+/// The maps, and what is published to readers.
+#[derive(Debug)]
+pub(crate) struct Data {
+    versions: SkipMap<ByKey, Arc<Version>>,
+    history: SkipMap<Revision, Arc<Version>>,
+    /// The newest revision that readers may see. Moves forward, after all of a batch is in the maps.
+    revision: AtomicI64,
+    /// The published compact revision: at most `revision`, moves forward.
+    compact_revision: AtomicI64,
+    /// Versions that only revisions below it see may be removed at any moment. At most
+    /// `compact_revision`, moves forward.
+    horizon: AtomicI64,
+    /// The published logical size.
+    logical_size: AtomicU64,
+    /// Revisions that somebody still reads at; the number keeps equal ones apart.
+    pins: SkipMap<(i64, u64), ()>,
+    next_pin: AtomicU64,
+}
+
+impl Data {
+    /// Nothing, at [`FIRST_REVISION`].
+    pub(crate) fn new() -> Self {
+        Self {
+            versions: SkipMap::new(),
+            history: SkipMap::new(),
+            revision: AtomicI64::new(FIRST_REVISION),
+            compact_revision: AtomicI64::new(NEVER_COMPACTED),
+            horizon: AtomicI64::new(NEVER_COMPACTED),
+            logical_size: AtomicU64::new(0),
+            pins: SkipMap::new(),
+            next_pin: AtomicU64::new(0),
+        }
+    }
+
+    /// Adds a version. Readers do not see it until its revision is published.
+    pub(crate) fn insert(&self, version: Arc<Version>) {
+        self.versions.insert((version.key.clone(), Reverse(version.revision)), version.clone());
+        self.history.insert(version.revision, version);
+    }
+
+    /// Removes a version from both maps.
+    pub(crate) fn remove(&self, version: &Version) {
+        self.history.remove(&version.revision);
+        self.versions.remove(&(version.key.clone(), Reverse(version.revision)));
+    }
+
+    /// Lets readers see everything up to `revision`.
+    pub(crate) fn publish(&self, revision: i64, compact_revision: i64, logical_size: u64) {
+        // The revision first, so that it is never below the compact revision.
+        self.revision.store(revision, Ordering::SeqCst);
+        self.compact_revision.store(compact_revision, Ordering::SeqCst);
+        self.logical_size.store(logical_size, Ordering::Relaxed);
+    }
+
+    pub(crate) fn revision(&self) -> i64 {
+        self.revision.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn compact_revision(&self) -> i64 {
+        self.compact_revision.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn horizon(&self) -> i64 {
+        // Whoever asks has read the maps and wants to know whether what it read was whole.
+        fence(Ordering::SeqCst);
+        self.horizon.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn logical_size(&self) -> u64 {
+        self.logical_size.load(Ordering::Relaxed)
+    }
+
+    /// Announces that versions which only revisions below `revision` see will be removed; answers down
+    /// to which revision they may be, because somebody who came before still reads.
+    pub(crate) fn advance_horizon(&self, revision: i64) -> i64 {
+        self.horizon.fetch_max(revision, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        self.pins.front().map_or(revision, |pin| pin.key().0.min(revision))
+    }
+
+    /// Keeps what `revision` sees until the pin is dropped; `None` when some of it may be gone already.
+    pub(crate) fn pin(self: &Arc<Self>, revision: i64) -> Option<Pin> {
+        let id = self.next_pin.fetch_add(1, Ordering::Relaxed);
+        let pin = Pin { data: self.clone(), key: (revision, id) };
+        self.pins.insert(pin.key, ());
+        // Either this sees the horizon that a compaction announced, or the compaction sees the pin.
+        (self.horizon() <= revision).then_some(pin)
+    }
+
+    /// Keeps everything that is there now until the pin is dropped. Only for the apply thread, between
+    /// two slices of removal.
+    pub(crate) fn pin_all(self: &Arc<Self>) -> Pin {
+        let id = self.next_pin.fetch_add(1, Ordering::Relaxed);
+        let pin = Pin { data: self.clone(), key: (i64::MIN, id) };
+        self.pins.insert(pin.key, ());
+        pin
+    }
+
+    /// The newest version of `key` that revision `at` sees; may be a tombstone.
+    pub(crate) fn newest(&self, key: &Bytes, at: i64) -> Option<Arc<Version>> {
+        let from = (key.clone(), Reverse(Revision::last_of(at)));
+        let entry = self.versions.lower_bound(Bound::Included(&from))?;
+        (entry.key().0 == *key).then(|| entry.value().clone())
+    }
+
+    /// The version of the same key that was written just before `version`.
+    pub(crate) fn older(&self, version: &Version) -> Option<Arc<Version>> {
+        let from = (version.key.clone(), Reverse(version.revision));
+        let entry = self.versions.lower_bound(Bound::Excluded(&from))?;
+        (entry.key().0 == version.key).then(|| entry.value().clone())
+    }
+
+    /// The version of the same key that was written just after `version`.
+    fn newer(&self, version: &Version) -> Option<Arc<Version>> {
+        let from = (version.key.clone(), Reverse(version.revision));
+        let entry = self.versions.upper_bound(Bound::Excluded(&from))?;
+        (entry.key().0 == version.key).then(|| entry.value().clone())
+    }
+
+    /// Whether a store compacted at `compact_revision` keeps `version`: everything from there on, and
+    /// before it what was present there. A tombstone says no more than nothing does.
+    pub(crate) fn is_retained(&self, version: &Version, compact_revision: i64) -> bool {
+        version.revision.main >= compact_revision
+            || (version.live.is_some()
+                && self.newer(version).is_none_or(|newer| newer.revision.main > compact_revision))
+    }
+
+    /// Visits, in the order of the keys, what is present in `range` at revision `at`.
+    pub(crate) fn walk(
+        &self,
+        range: &KeyRange,
+        at: i64,
+        mut visit: impl FnMut(&Arc<Version>, &Live) -> ControlFlow<()>,
+    ) {
+        let seek = |key: &Bytes| {
+            let from = (key.clone(), Reverse(Revision::last_of(at)));
+            self.versions.lower_bound(Bound::Included(&from))
+        };
+        let mut next = seek(&range.start);
+        while let Some(entry) = next {
+            let (key, Reverse(revision)) = entry.key();
+            if !range.is_before_end(key) {
+                break;
+            }
+            if revision.main > at {
+                // Newer than what we read; jump over all such versions of the key.
+                next = seek(key);
+                continue;
+            }
+            if let Some(live) = &entry.value().live
+                && visit(entry.value(), live).is_break()
+            {
+                break;
+            }
+            next = entry.next();
+            if next.as_ref().is_some_and(|next| next.key().0 == *key) {
+                // A key with a long history: jump over it.
+                let end = (key.clone(), Reverse(Revision::ZERO));
+                next = self.versions.lower_bound(Bound::Excluded(&end));
+            }
+        }
+    }
+
+    /// What was written from `from` on, in order.
+    pub(crate) fn history_from(&self, from: Revision) -> impl Iterator<Item = Arc<Version>> + '_ {
+        self.history.range(from..).map(|entry| entry.value().clone())
+    }
+
+    /// How many versions there are, removable ones included.
+    pub(crate) fn len(&self) -> usize {
+        self.history.len()
+    }
+}
+
+/// Keeps what a revision sees from being removed.
+#[derive(Debug)]
+pub(crate) struct Pin {
+    data: Arc<Data>,
+    key: (i64, u64),
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.data.pins.remove(&self.key);
+    }
+}

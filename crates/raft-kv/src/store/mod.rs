@@ -1,0 +1,196 @@
+//! The store: step 8 of the life of a write.
+//!
+//! [`Store`] belongs to the apply thread and is the only writer; [`Reader`](crate::Reader)s look at the same
+//! maps concurrently, at revisions that [`flush`](StateMachine::flush) published. There is no clock here, no
+//! network and no disk: durability is the log's.
+
+mod compact;
+pub(crate) mod data;
+pub(crate) mod read;
+mod segment;
+mod snapshot;
+mod write;
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use raft_core::{ApplyContext, Digest, SnapshotError, SnapshotSource, StateMachine};
+
+use crate::command::{Command, Response};
+use crate::error::KvError;
+use crate::proto::etcdserverpb::{RangeRequest, RangeResponse};
+use crate::proto::raftkv::command_v1::Kind;
+use crate::reader::Reader;
+use compact::{Garbage, Sweep};
+use data::{Data, FIRST_REVISION, NEVER_COMPACTED};
+use read::View;
+use snapshot::Layout;
+
+pub use snapshot::Picture;
+
+/// The bytes that a revision segment has on average. Part of the format: members that disagree about it
+/// write different snapshots of the same state.
+const SEGMENT_BYTES: u64 = 4 << 20;
+
+/// The multi-version key-value store of etcd v3 as a replicated state machine.
+///
+/// ```
+/// use raft_core::{ApplyContext, EntryId, StateMachine};
+/// use raft_kv::proto::etcdserverpb::{PutRequest, RangeRequest};
+/// use raft_kv::{Command, Store};
+///
+/// let mut store = Store::new();
+/// let reader = store.reader();
+/// let put = PutRequest { key: "k".into(), value: "v".into(), ..PutRequest::default() };
+/// let answer = store.apply(ApplyContext { id: EntryId::new(1, 1) }, Command::put(put));
+/// assert!(answer.is_ok());
+/// store.flush();
+///
+/// let range = RangeRequest { key: "k".into(), ..RangeRequest::default() };
+/// assert_eq!(reader.range(&range).unwrap().kvs[0].value, "v");
+/// ```
+#[derive(Debug)]
+pub struct Store {
+    /// Where readers find the present maps; a restore puts new ones there.
+    published: Arc<ArcSwap<Data>>,
+    /// The present maps.
+    data: Arc<Data>,
+    /// The newest revision applied; at least the published one.
+    revision: i64,
+    /// The newest compaction applied; at most `revision`.
+    compact_revision: i64,
+    /// The bytes that the retained versions take; see [`data::VERSION_BYTES`].
+    logical_size: u64,
+    garbage: Garbage,
+    sweep: Sweep,
+    /// The segments of the newest snapshot that was written, so that the next one need not find them again.
+    layout: Arc<ArcSwapOption<Layout>>,
+    /// What segments are cut by; [`SEGMENT_BYTES`].
+    segment_bytes: u64,
+}
+
+impl Store {
+    /// An empty store, at revision 1.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_segment_bytes(SEGMENT_BYTES)
+    }
+
+    /// An empty store whose snapshots consist of segments of `segment_bytes` on average, for simulations of
+    /// many of them in little memory. All members must have the same.
+    #[must_use]
+    pub fn with_segment_bytes(segment_bytes: u64) -> Self {
+        let data = Arc::new(Data::new());
+        Self {
+            published: Arc::new(ArcSwap::new(data.clone())),
+            data,
+            revision: FIRST_REVISION,
+            compact_revision: NEVER_COMPACTED,
+            logical_size: 0,
+            garbage: Garbage::new(NEVER_COMPACTED),
+            sweep: Sweep::new(NEVER_COMPACTED),
+            layout: Arc::new(ArcSwapOption::empty()),
+            segment_bytes: segment_bytes.clamp(1, SEGMENT_BYTES),
+        }
+    }
+
+    /// A handle for reading from other threads.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        Reader::new(self.published.clone())
+    }
+
+    /// The newest revision.
+    #[must_use]
+    pub const fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    /// The revision below which history is forgotten; -1 before the first compaction.
+    #[must_use]
+    pub const fn compact_revision(&self) -> i64 {
+        self.compact_revision
+    }
+
+    /// The bytes of everything that can still be read: keys, values and 64 bytes per version. Equal on all
+    /// members at equal applied indexes, whatever their memory or disk holds.
+    #[must_use]
+    pub const fn logical_size(&self) -> u64 {
+        self.logical_size
+    }
+
+    /// How many versions are in memory, those included that [`compact_slice`](Self::compact_slice) has yet to
+    /// remove.
+    #[must_use]
+    pub fn versions_in_memory(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Whether a lease exists. There are none yet.
+    #[expect(clippy::unused_self, reason = "leases will be part of the state")]
+    const fn lease_exists(&self, _lease: i64) -> bool {
+        false
+    }
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl StateMachine for Store {
+    type Command = Command;
+    type Response = Result<Response, KvError>;
+    type Query = RangeRequest;
+    type Answer = Result<RangeResponse, KvError>;
+    type Snapshot = Picture;
+
+    fn apply(&mut self, _context: ApplyContext, command: Command) -> Result<Response, KvError> {
+        match command.kind {
+            Kind::Put(request) => self.put(&request).map(Response::Put),
+            Kind::DeleteRange(request) => self.delete_range(&request).map(Response::DeleteRange),
+            Kind::Txn(request) => self.txn(&request).map(Response::Txn),
+            Kind::Compact(request) => self.compact(&request).map(Response::Compact),
+        }
+    }
+
+    fn flush(&mut self) {
+        self.data.publish(self.revision, self.compact_revision, self.logical_size);
+        self.compact_some();
+    }
+
+    fn query(&self, query: RangeRequest) -> Result<RangeResponse, KvError> {
+        crate::check::check_range(&query)?;
+        self.view().range(&query)
+    }
+
+    fn snapshot(&self) -> Picture {
+        Picture::take(self, self.layout.clone())
+    }
+
+    fn restore(&mut self, source: &dyn SnapshotSource) -> Result<(), SnapshotError> {
+        let restored = snapshot::load(source)?;
+        self.revision = restored.revision;
+        self.compact_revision = restored.compact_revision;
+        self.logical_size = restored.logical_size;
+        self.garbage = restored.garbage;
+        self.sweep = Sweep::new(restored.compact_revision);
+        // A picture that is still being written must not leave its segments here.
+        self.layout = Arc::new(ArcSwapOption::empty());
+        self.data = Arc::new(restored.data);
+        self.data.publish(self.revision, self.compact_revision, self.logical_size);
+        self.published.store(self.data.clone());
+        Ok(())
+    }
+
+    fn digest(&self) -> Digest {
+        Picture::take(self, Arc::new(ArcSwapOption::empty())).digest()
+    }
+}
+
+impl Store {
+    fn view(&self) -> View<'_> {
+        View { data: &self.data, revision: self.revision, compact_revision: self.compact_revision }
+    }
+}

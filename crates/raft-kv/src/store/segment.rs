@@ -1,0 +1,250 @@
+//! Revision segments: the blobs of a snapshot. Version 1, which must decode for ever.
+//!
+//! A segment holds consecutive versions in the order of their revisions. All integers are LEB128 varints
+//! unless drawn with a width; `bytes` is a length and that many bytes.
+//!
+//! ```text
+//! segment:   "RKVS" | version u8 = 1 | entry …
+//! entry:     main (first entry) or main - previous main | sub | flags u8 (bit 0: tombstone) | key bytes
+//!            unless tombstone: mod main - create_revision | version | lease as u64 | value bytes
+//! head:      "RKVH" | version u8 = 1 | revision | compact_revision + 1 | logical size | segments | versions
+//! ```
+//!
+//! A snapshot is its segments, in order, and the head. Blobs are named by their digest and checked by
+//! whoever stores them, so there is no checksum here.
+
+use bytes::{BufMut, Bytes};
+use raft_core::SnapshotError;
+
+use crate::store::data::{Live, Revision, Version};
+
+const SEGMENT_MAGIC: &[u8; 4] = b"RKVS";
+const HEAD_MAGIC: &[u8; 4] = b"RKVH";
+const FORMAT_VERSION: u8 = 1;
+const TOMBSTONE: u8 = 1;
+
+/// Where segments end: a function of their content, so that all members cut alike and a compaction changes
+/// only the segments from which it takes something.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cut {
+    /// The bytes of a segment on average.
+    pub(super) average: u64,
+}
+
+impl Cut {
+    /// Whether a segment that holds `bytes`, its last version included, ends there.
+    pub(super) fn is_after(self, version: &Version, bytes: u64) -> bool {
+        if bytes < self.average / 4 {
+            return false;
+        }
+        if bytes >= self.average / 4 * 7 {
+            return true;
+        }
+        // A draw that the revision decides, with odds in proportion to the version's bytes.
+        let mut seed = [0; 12];
+        seed[..8].copy_from_slice(&version.revision.main.to_le_bytes());
+        seed[8..].copy_from_slice(&version.revision.sub.to_le_bytes());
+        xxhash_rust::xxh3::xxh3_64(&seed) % self.average < version.weight()
+    }
+}
+
+/// Writes one segment.
+#[derive(Debug, Default)]
+pub(super) struct SegmentWriter {
+    out: Vec<u8>,
+    previous_main: i64,
+    /// The weights of the versions inside.
+    pub(super) bytes: u64,
+    /// How many versions are inside.
+    pub(super) versions: u64,
+}
+
+impl SegmentWriter {
+    pub(super) fn push(&mut self, version: &Version) {
+        if self.out.is_empty() {
+            self.out.put_slice(SEGMENT_MAGIC);
+            self.out.put_u8(FORMAT_VERSION);
+            self.previous_main = 0;
+        }
+        put_positive(&mut self.out, version.revision.main - self.previous_main);
+        self.previous_main = version.revision.main;
+        put_varint(&mut self.out, u64::from(version.revision.sub));
+        self.out.put_u8(if version.live.is_none() { TOMBSTONE } else { 0 });
+        put_bytes(&mut self.out, &version.key);
+        if let Some(live) = &version.live {
+            put_positive(&mut self.out, version.revision.main - live.create_revision);
+            put_positive(&mut self.out, live.version);
+            put_varint(&mut self.out, live.lease.cast_unsigned());
+            put_bytes(&mut self.out, &live.value);
+        }
+        self.bytes += version.weight();
+        self.versions += 1;
+    }
+
+    pub(super) fn content(&self) -> &[u8] {
+        &self.out
+    }
+
+    /// Makes room for the next segment.
+    pub(super) fn clear(&mut self) {
+        self.out.clear();
+        self.bytes = 0;
+        self.versions = 0;
+    }
+}
+
+/// Reads one segment: versions in strictly ascending order, each sound by itself.
+pub(super) fn decode_segment(content: &[u8]) -> Result<Vec<Version>, SnapshotError> {
+    let mut input = Input::new(content, SEGMENT_MAGIC, "segment")?;
+    let mut versions = Vec::new();
+    let mut previous = Revision::ZERO;
+    while !input.rest.is_empty() {
+        let version = decode_version(&mut input, previous.main)?;
+        if version.revision <= previous || version.revision.main == 0 {
+            return Err(undecodable("a segment's revisions do not ascend"));
+        }
+        previous = version.revision;
+        versions.push(version);
+    }
+    Ok(versions)
+}
+
+fn decode_version(input: &mut Input<'_>, previous_main: i64) -> Result<Version, SnapshotError> {
+    let main = previous_main
+        .checked_add(input.positive()?)
+        .ok_or_else(|| undecodable("a revision is too large"))?;
+    let sub =
+        u32::try_from(input.varint()?).map_err(|_| undecodable("a sub-revision is too large"))?;
+    let flags = input.byte()?;
+    let key = input.bytes()?;
+    if key.is_empty() {
+        return Err(undecodable("a key is empty"));
+    }
+    let live = match flags {
+        TOMBSTONE => None,
+        0 => {
+            let create_revision = main - input.positive()?;
+            let version = input.positive()?;
+            let lease = input.varint()?.cast_signed();
+            let value = input.bytes()?;
+            if create_revision < 1 || version < 1 {
+                return Err(undecodable("a version has impossible numbers"));
+            }
+            Some(Live { value, create_revision, version, lease })
+        }
+        other => return Err(undecodable(&format!("unknown flags {other:#04x}"))),
+    };
+    Ok(Version { revision: Revision { main, sub }, key, live })
+}
+
+/// The last blob of a snapshot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Head {
+    pub(super) revision: i64,
+    pub(super) compact_revision: i64,
+    pub(super) logical_size: u64,
+    /// How many segments come before.
+    pub(super) segments: u64,
+    /// How many versions they hold together.
+    pub(super) versions: u64,
+}
+
+impl Head {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.put_slice(HEAD_MAGIC);
+        out.put_u8(FORMAT_VERSION);
+        put_positive(&mut out, self.revision);
+        put_positive(&mut out, self.compact_revision + 1);
+        put_varint(&mut out, self.logical_size);
+        put_varint(&mut out, self.segments);
+        put_varint(&mut out, self.versions);
+        out
+    }
+
+    pub(super) fn decode(content: &[u8]) -> Result<Self, SnapshotError> {
+        let mut input = Input::new(content, HEAD_MAGIC, "head")?;
+        let head = Self {
+            revision: input.positive()?,
+            compact_revision: input.positive()? - 1,
+            logical_size: input.varint()?,
+            segments: input.varint()?,
+            versions: input.varint()?,
+        };
+        if !input.rest.is_empty() {
+            return Err(undecodable("the head is longer than it should be"));
+        }
+        if head.revision < 1 || head.compact_revision > head.revision {
+            return Err(undecodable("the head has impossible revisions"));
+        }
+        Ok(head)
+    }
+}
+
+pub(super) fn undecodable(what: &str) -> SnapshotError {
+    SnapshotError::Undecodable(format!("key-value store: {what}"))
+}
+
+fn put_varint(out: &mut Vec<u8>, value: u64) {
+    prost::encoding::encode_varint(value, out);
+}
+
+/// Our own state has no negative number where this is used.
+fn put_positive(out: &mut Vec<u8>, value: i64) {
+    debug_assert!(value >= 0, "{value} is written as a positive number");
+    put_varint(out, value.cast_unsigned());
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_varint(out, u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+    out.put_slice(bytes);
+}
+
+/// What is left of a blob to read. No read goes beyond it, and nothing is reserved for what is not there.
+struct Input<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Input<'a> {
+    fn new(content: &'a [u8], magic: &[u8; 4], what: &str) -> Result<Self, SnapshotError> {
+        let rest = content
+            .strip_prefix(magic)
+            .ok_or_else(|| undecodable(&format!("a blob is no {what}")))?;
+        match rest.split_first() {
+            Some((&FORMAT_VERSION, rest)) => Ok(Self { rest }),
+            Some((version, _)) => Err(undecodable(&format!(
+                "the {what} has format version {version}; this program knows {FORMAT_VERSION}"
+            ))),
+            None => Err(undecodable(&format!("the {what} ends early"))),
+        }
+    }
+
+    fn byte(&mut self) -> Result<u8, SnapshotError> {
+        let (&byte, rest) =
+            self.rest.split_first().ok_or_else(|| undecodable("a blob ends early"))?;
+        self.rest = rest;
+        Ok(byte)
+    }
+
+    fn varint(&mut self) -> Result<u64, SnapshotError> {
+        prost::encoding::decode_varint(&mut self.rest)
+            .map_err(|_| undecodable("a blob ends within a number"))
+    }
+
+    /// A revision or a count: none comes near what 62 bits hold, so that adding to it is safe.
+    fn positive(&mut self) -> Result<i64, SnapshotError> {
+        match i64::try_from(self.varint()?) {
+            Ok(number) if number <= i64::MAX >> 1 => Ok(number),
+            Ok(_) | Err(_) => Err(undecodable("a number is too large")),
+        }
+    }
+
+    /// A copy of its own, so that a key does not keep the whole blob in memory.
+    fn bytes(&mut self) -> Result<Bytes, SnapshotError> {
+        let len = usize::try_from(self.varint()?).unwrap_or(usize::MAX);
+        let (bytes, rest) =
+            self.rest.split_at_checked(len).ok_or_else(|| undecodable("a blob ends early"))?;
+        self.rest = rest;
+        Ok(Bytes::copy_from_slice(bytes))
+    }
+}

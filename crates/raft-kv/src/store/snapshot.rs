@@ -1,0 +1,298 @@
+//! Pictures of the store as blobs, and back.
+
+use std::collections::BTreeMap;
+use std::num::NonZero;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arc_swap::ArcSwapOption;
+use raft_core::{BlobId, Digest, Snapshot, SnapshotError, SnapshotSink, SnapshotSource};
+
+use crate::store::Store;
+use crate::store::compact::Garbage;
+use crate::store::data::{Data, FIRST_REVISION, Pin, Revision, Version};
+use crate::store::segment::{Cut, Head, SegmentWriter, decode_segment, undecodable};
+
+/// The store at one applied index. Nothing that it needs is removed from memory while it lives.
+#[derive(Debug)]
+pub struct Picture {
+    data: Arc<Data>,
+    /// Held, not read.
+    _pin: Pin,
+    revision: i64,
+    compact_revision: i64,
+    logical_size: u64,
+    cut: Cut,
+    layout: Arc<ArcSwapOption<Layout>>,
+}
+
+/// The closed segments of a snapshot by their first revision.
+#[derive(Debug)]
+pub(super) struct Layout {
+    compact_revision: i64,
+    segments: BTreeMap<Revision, Segment>,
+}
+
+/// A segment that no later revision changes.
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    last: Revision,
+    versions: u64,
+    id: BlobId,
+}
+
+impl Picture {
+    pub(super) fn take(store: &Store, layout: Arc<ArcSwapOption<Layout>>) -> Self {
+        Self {
+            data: store.data.clone(),
+            _pin: store.data.pin_all(),
+            revision: store.revision,
+            compact_revision: store.compact_revision,
+            logical_size: store.logical_size,
+            cut: Cut { average: store.segment_bytes },
+            layout,
+        }
+    }
+
+    /// Two pictures have equal digests exactly when they write equal blobs.
+    pub(super) fn digest(self) -> Digest {
+        let mut names = Names(Vec::new());
+        // The sink below refuses nothing.
+        let written = self.write(&mut names);
+        debug_assert!(written.is_ok(), "{written:?}");
+        Digest(xxhash_rust::xxh3::xxh3_128(&names.0))
+    }
+
+    /// The segment that an earlier snapshot cut from `first` on, if this one would cut the same: nothing
+    /// has been compacted since, or nothing from there on.
+    fn known(&self, layout: Option<&Layout>, first: Revision) -> Option<Segment> {
+        let layout = layout?;
+        let unchanged = layout.compact_revision == self.compact_revision
+            || first.main >= layout.compact_revision.max(self.compact_revision);
+        layout.segments.get(&first).filter(|_| unchanged).copied()
+    }
+
+    /// Versions that the snapshot holds, from `from` on, in order.
+    fn retained_from(&self, from: Revision) -> impl Iterator<Item = Arc<Version>> + '_ {
+        self.data
+            .history_from(from)
+            .take_while(|version| version.revision.main <= self.revision)
+            .filter(|version| self.data.is_retained(version, self.compact_revision))
+    }
+}
+
+impl Snapshot for Picture {
+    fn write(self, sink: &mut dyn SnapshotSink) -> Result<(), SnapshotError> {
+        let known = self.layout.load_full();
+        let mut layout =
+            Layout { compact_revision: self.compact_revision, segments: BTreeMap::new() };
+        let mut head = Head {
+            revision: self.revision,
+            compact_revision: self.compact_revision,
+            logical_size: self.logical_size,
+            segments: 0,
+            versions: 0,
+        };
+        let mut writer = SegmentWriter::default();
+        let mut first = Revision::ZERO;
+        let mut versions = self.retained_from(Revision::ZERO);
+        while let Some(version) = versions.next() {
+            if writer.versions == 0 {
+                first = version.revision;
+                if let Some(segment) = self.known(known.as_deref(), first)
+                    && segment.last.main <= self.revision
+                    && sink.reuse(segment.id)?
+                {
+                    layout.segments.insert(first, segment);
+                    head.segments += 1;
+                    head.versions += segment.versions;
+                    versions =
+                        self.retained_from(Revision { sub: segment.last.sub + 1, ..segment.last });
+                    continue;
+                }
+            }
+            writer.push(&version);
+            if self.cut.is_after(&version, writer.bytes) {
+                let id = finish(&writer, &mut head, sink)?;
+                let (last, versions) = (version.revision, writer.versions);
+                layout.segments.insert(first, Segment { last, versions, id });
+                writer.clear();
+            }
+        }
+        if writer.versions > 0 {
+            finish(&writer, &mut head, sink)?;
+        }
+        sink.put(&head.encode())?;
+        drop(versions);
+        self.layout.store(Some(Arc::new(layout)));
+        Ok(())
+    }
+}
+
+/// Puts the segment into the sink.
+fn finish(
+    writer: &SegmentWriter,
+    head: &mut Head,
+    sink: &mut dyn SnapshotSink,
+) -> Result<BlobId, SnapshotError> {
+    head.segments += 1;
+    head.versions += writer.versions;
+    let content = writer.content();
+    let id = BlobId::of(content);
+    if sink.reuse(id)? { Ok(id) } else { sink.put(content) }
+}
+
+/// Keeps the names of the blobs only.
+struct Names(Vec<u8>);
+
+impl SnapshotSink for Names {
+    fn put(&mut self, content: &[u8]) -> Result<BlobId, SnapshotError> {
+        let id = BlobId::of(content);
+        self.0.extend_from_slice(&id.digest.0.to_le_bytes());
+        Ok(id)
+    }
+
+    fn reuse(&mut self, _id: BlobId) -> Result<bool, SnapshotError> {
+        Ok(false)
+    }
+}
+
+/// What a snapshot holds.
+pub(super) struct Restored {
+    pub(super) data: Data,
+    pub(super) revision: i64,
+    pub(super) compact_revision: i64,
+    pub(super) logical_size: u64,
+    pub(super) garbage: Garbage,
+}
+
+/// Reads a whole snapshot, its segments in parallel.
+pub(super) fn load(source: &dyn SnapshotSource) -> Result<Restored, SnapshotError> {
+    let Some(last) = source.blobs().len().checked_sub(1) else {
+        return Err(undecodable("the snapshot is empty"));
+    };
+    let head = Head::decode(&source.read(last)?)?;
+    if usize::try_from(head.segments) != Ok(last) {
+        return Err(undecodable("the number of segments is not what the head says"));
+    }
+    let data = Data::new();
+    let next = AtomicUsize::new(0);
+    let worker = || -> Result<Vec<Loaded>, SnapshotError> {
+        let mut loaded = Vec::new();
+        loop {
+            let position = next.fetch_add(1, Ordering::Relaxed);
+            if position >= last {
+                return Ok(loaded);
+            }
+            loaded.push(load_segment(source, position, &data)?);
+        }
+    };
+    let workers = std::thread::available_parallelism().map_or(1, NonZero::get).min(last);
+    let loaded = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
+        let mut all = Vec::new();
+        for worker in workers {
+            let loaded = worker.join().map_err(|_| undecodable("a loading thread panicked"))?;
+            all.extend(loaded?);
+        }
+        Ok::<_, SnapshotError>(all)
+    })?;
+    check_order(loaded, &head)?;
+    let (logical_size, garbage) = account(&data, &head)?;
+    if logical_size != head.logical_size {
+        return Err(undecodable("the logical size is not what the head says"));
+    }
+    Ok(Restored {
+        data,
+        revision: head.revision,
+        compact_revision: head.compact_revision,
+        logical_size,
+        garbage,
+    })
+}
+
+/// A segment whose versions are in the maps.
+struct Loaded {
+    position: usize,
+    first: Revision,
+    last: Revision,
+    versions: u64,
+}
+
+fn load_segment(
+    source: &dyn SnapshotSource,
+    position: usize,
+    data: &Data,
+) -> Result<Loaded, SnapshotError> {
+    let versions = decode_segment(&source.read(position)?)?;
+    let (Some(first), Some(last)) = (versions.first(), versions.last()) else {
+        return Err(undecodable("a segment is empty"));
+    };
+    let loaded = Loaded {
+        position,
+        first: first.revision,
+        last: last.revision,
+        versions: u64::try_from(versions.len()).unwrap_or(u64::MAX),
+    };
+    for version in versions {
+        data.insert(Arc::new(version));
+    }
+    Ok(loaded)
+}
+
+/// Checks that the segments follow each other and end where the head says.
+fn check_order(mut loaded: Vec<Loaded>, head: &Head) -> Result<(), SnapshotError> {
+    loaded.sort_by_key(|segment| segment.position);
+    let mut last = Revision::ZERO;
+    let mut versions = 0_u64;
+    for segment in loaded {
+        if segment.first <= last {
+            return Err(undecodable("the segments overlap"));
+        }
+        last = segment.last;
+        versions = versions.saturating_add(segment.versions);
+    }
+    if versions != head.versions {
+        return Err(undecodable("the number of versions is not what the head says"));
+    }
+    if last.main > head.revision {
+        return Err(undecodable("a segment is newer than the head"));
+    }
+    Ok(())
+}
+
+/// Derives the logical size and what future compactions will free of it.
+fn account(data: &Data, head: &Head) -> Result<(u64, Garbage), SnapshotError> {
+    let mut garbage = Garbage::new(head.compact_revision);
+    let mut logical_size = 0_u64;
+    // From the compact revision on every revision left something.
+    let mut previous = Revision::last_of(head.compact_revision.max(FIRST_REVISION));
+    for version in data.history_from(Revision::ZERO) {
+        let Revision { main, sub } = version.revision;
+        if main > previous.main {
+            if main - 1 > previous.main || sub > 0 {
+                return Err(undecodable("a revision is missing"));
+            }
+            previous = version.revision;
+        } else if main == previous.main && previous.sub < u32::MAX {
+            if sub - 1 != previous.sub {
+                return Err(undecodable("a part of a revision is missing"));
+            }
+            previous = version.revision;
+        }
+        if !data.is_retained(&version, head.compact_revision) {
+            return Err(undecodable("a segment holds a version that the compaction dropped"));
+        }
+        logical_size = logical_size.saturating_add(version.weight());
+        if version.live.is_none() {
+            garbage.add(main + 1, version.weight());
+        }
+        if let Some(before) = data.older(&version).filter(|before| before.live.is_some()) {
+            garbage.add(main.max(before.revision.main + 1), before.weight());
+        }
+    }
+    if previous.main != head.revision {
+        return Err(undecodable("the newest revisions are missing"));
+    }
+    Ok((logical_size, garbage))
+}

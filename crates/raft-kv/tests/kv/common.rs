@@ -1,0 +1,42 @@
+//! What the tests of the store share.
+
+use raft_core::{ApplyContext, EntryId, StateMachine};
+use raft_kv::proto::etcdserverpb::{
+    CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest,
+};
+use raft_kv::{Command, KvError, Response, Store};
+
+/// Applies one command and publishes it.
+pub(crate) fn apply(store: &mut Store, command: Command) -> Result<Response, KvError> {
+    let answer = store.apply(ApplyContext { id: EntryId::new(1, 1) }, command);
+    store.flush();
+    answer
+}
+
+pub(crate) fn put(key: &str, value: &str) -> Command {
+    Command::put(PutRequest {
+        key: key.to_owned().into(),
+        value: value.to_owned().into(),
+        ..PutRequest::default()
+    })
+}
+
+pub(crate) fn delete(key: &str) -> Command {
+    Command::delete_range(DeleteRangeRequest {
+        key: key.to_owned().into(),
+        ..DeleteRangeRequest::default()
+    })
+}
+
+pub(crate) fn compact(revision: i64) -> Command {
+    Command::compact(CompactionRequest { revision, physical: false })
+}
+
+pub(crate) fn range(key: &str, range_end: &str, revision: i64) -> RangeRequest {
+    RangeRequest {
+        key: key.to_owned().into(),
+        range_end: range_end.to_owned().into(),
+        revision,
+        ..RangeRequest::default()
+    }
+}
