@@ -1,1 +1,12 @@
-//! placeholder
+//! The service `rusty-raft`: an etcd v3 server on the Raft library, and the one binary.
+
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod etcd;
+pub mod exit;
+pub mod front;
+pub mod limits;
+pub mod logging;
+pub mod proto;
+pub mod supervisor;

@@ -1,5 +1,6 @@
 //! Raft as a library: the durable log, the transport and the driver around [`raft_core`].
 
+pub mod apply;
 pub mod disk;
 pub mod error;
 pub mod io;

@@ -53,6 +53,8 @@ pub struct Settings {
     pub handover_timeout: Duration,
     /// The embedder accepts connections and hands those of peers over with [`Node::accept`].
     pub external_listener: bool,
+    /// Known to all members: with it both ends of a connection prove that they know it.
+    pub cluster_secret: Option<crate::transport::Secret>,
 }
 
 impl Default for Settings {
@@ -79,6 +81,7 @@ impl Default for Settings {
             trailing_bytes: 16 << 20,
             handover_timeout: Duration::from_secs(1),
             external_listener: false,
+            cluster_secret: None,
         }
     }
 }

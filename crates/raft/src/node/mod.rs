@@ -21,10 +21,17 @@ use crate::message::Admin;
 use crate::node::entry_header::{EntryHeader, HEADER_BYTES, Session};
 use crate::node::request::{Budget, Request, node_of};
 
+pub mod admin;
 mod builder;
+pub mod checkpoint;
+pub mod driver;
 pub mod entry_header;
+pub mod formation;
+pub mod formation_message;
 mod member_info;
+pub mod pending;
 mod request;
+pub mod standing;
 mod status;
 mod task;
 
@@ -35,6 +42,7 @@ pub use request::{
     first_request,
 };
 pub use status::{MemberStatus, Phase, RoleName, Status};
+pub use task::BootClock;
 
 /// How a node ended: well, or of what. Shared because several may ask.
 pub type Ended = Result<(), Arc<NodeError>>;
@@ -56,8 +64,8 @@ impl<S: StateMachine> Clone for Node<S> {
 pub(crate) struct Shared<S: StateMachine> {
     /// To the raft thread. Unbounded in count; proposals are bounded in bytes by `budget`.
     pub(crate) requests: mpsc::UnboundedSender<Request<S>>,
-    /// Accepted sockets of peers, with an external listener.
-    pub(crate) sockets: mpsc::UnboundedSender<TcpStream>,
+    /// For accepted sockets of peers, with an external listener.
+    pub(crate) acceptor: crate::transport::Acceptor,
     /// Bytes of proposals that wait for their answer.
     pub(crate) budget: Budget,
     /// Longest command with its header.
@@ -220,9 +228,7 @@ impl<S: StateMachine> Node<S> {
     /// Hands over an accepted connection whose first byte (peeked, not consumed) begins the peer protocol.
     /// Only with [`Builder::external_listener`].
     pub fn accept(&self, socket: TcpStream) {
-        if self.shared.sockets.send(socket).is_err() {
-            tracing::debug!("a peer's connection arrived after the node had stopped");
-        }
+        self.shared.acceptor.accept(socket);
     }
 
     /// Hands leadership over, refuses what is new, finishes what can be, makes everything durable, says goodbye

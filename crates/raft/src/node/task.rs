@@ -1,15 +1,561 @@
-//! The tokio shell: threads, channels, timers.
+//! The tokio shell: threads, channels, timers. Nothing is decided here.
+//!
+//! Four threads, each owned, named and joined: the raft thread (the driver and all peer connections, on a
+//! current-thread runtime), the log's, the apply thread and the snapshot thread. They talk through channels; the only
+//! thing shared is what the handle reads, and that is atomic. Batching falls out of "a turn handles whatever waited":
+//! while the log's thread syncs one batch, the next one gathers in its queue.
 
-use raft_core::{ConfigError, StateMachine};
+use std::fs::File;
+use std::io::Read as _;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crate::error::NodeError;
-use crate::node::{Node, Settings};
+use arc_swap::ArcSwap;
+use raft_core::{Incarnation, MemberId, Rng, StateMachine, Time};
+use rustix::time::{ClockId, clock_gettime};
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{oneshot, watch};
+use tokio::task::LocalSet;
+use tracing::{debug, error};
 
-/// Starts the threads of a node.
+use crate::apply::{ApplyRequest, ApplyWorker};
+use crate::disk::StdDisk;
+use crate::error::{DataError, NodeError};
+use crate::io::Clock;
+use crate::log::snapshot::{SnapshotStore, SnapshotWorker};
+use crate::log::{DataState, Identity, LatchError, Log, LogOptions, LogRequest, LogWorker, Opened};
+use crate::node::driver::{Driver, Input, Outputs, SnapshotJob, Start, run_snapshot_job};
+use crate::node::entry_header::HEADER_BYTES;
+use crate::node::request::{Budget, Request, first_request};
+use crate::node::{Ended, Node, Settings, Shared, Status};
+use crate::transport::{self, Credit, Event, Local, TcpNetwork, Transport};
+
+/// Inputs of one turn; the others wait for the next one.
+const TURN_INPUTS_MAX: usize = 4096;
+/// The log is sealed (decision 9) when nothing came for this long: a seal must not stand in the way of a write.
+const LOG_IDLE: Duration = Duration::from_millis(20);
+
+/// `CLOCK_BOOTTIME`: monotonic, and it goes on while the machine sleeps.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BootClock;
+
+impl Clock for BootClock {
+    fn now(&self) -> Time {
+        let now = clock_gettime(ClockId::Boottime);
+        let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+        let micros = u64::try_from(now.tv_nsec).unwrap_or(0) / 1000;
+        Time::from_micros(seconds.saturating_mul(1_000_000).saturating_add(micros))
+    }
+}
+
+/// What the raft thread hears from the others.
+enum Heard<S: StateMachine> {
+    Input(Input<S>),
+    /// This thread died of a bug.
+    Panicked(&'static str),
+}
+
+/// Reports its thread's death, when it dies of a panic.
+struct Watchdog<S: StateMachine> {
+    name: &'static str,
+    heard: UnboundedSender<Heard<S>>,
+}
+
+impl<S: StateMachine> Drop for Watchdog<S> {
+    fn drop(&mut self) {
+        if std::thread::panicking() && self.heard.send(Heard::Panicked(self.name)).is_err() {
+            error!("{} died of a bug while the node was stopping", self.name);
+        }
+    }
+}
+
+/// Tells everyone how the node ended; that it died when nobody said so before.
+struct EndGuard {
+    ended: watch::Sender<Option<Ended>>,
+}
+
+impl Drop for EndGuard {
+    fn drop(&mut self) {
+        self.ended.send_if_modified(|ended| {
+            let died = ended.is_none();
+            if died {
+                *ended = Some(Err(Arc::new(NodeError::Panicked("the raft thread"))));
+            }
+            died
+        });
+    }
+}
+
+/// Starts the threads of a node; returns once its data is recovered and it listens.
 pub(crate) async fn start<S: StateMachine>(
     machine: S,
     settings: Settings,
 ) -> Result<Node<S>, NodeError> {
-    drop((machine, settings));
-    Err(NodeError::Config(ConfigError { field: "node", problem: String::from("not built yet") }))
+    let (started, answer) = oneshot::channel();
+    let (ended, watch_ended) = watch::channel(None);
+    let spawned = std::thread::Builder::new().name(String::from("raft")).spawn(move || {
+        let guard = EndGuard { ended };
+        let outcome = raft_thread(machine, settings, started, watch_ended);
+        guard.ended.send_replace(Some(outcome.map_err(Arc::new)));
+    });
+    if let Err(source) = spawned {
+        let path = std::path::PathBuf::from("raft");
+        return Err(NodeError::Data(DataError::Io { path, action: "start the thread", source }));
+    }
+    answer.await.unwrap_or(Err(NodeError::Panicked("the raft thread")))
+}
+
+/// Everything that the raft thread runs on.
+struct Opening<S: StateMachine> {
+    driver: Driver<S>,
+    log: LogWorker<StdDisk>,
+    apply: ApplyWorker<S>,
+    snapshots: SnapshotWorker<StdDisk>,
+    local: Local,
+    peer_epochs: Vec<(raft_core::NodeId, u64)>,
+}
+
+fn open<S: StateMachine>(machine: S, settings: &Settings) -> Result<Opening<S>, NodeError> {
+    let (random, incarnation) = fresh_numbers()?;
+    let mut rng = Rng::new(random);
+    let member = MemberId(rng.next_u64().max(1));
+    let fresh = Identity { member, incarnation };
+    let dir = &settings.data_dir;
+    let Opened { log, state } =
+        Log::open(StdDisk, dir, LogOptions::default(), fresh).map_err(NodeError::Data)?;
+    let store = SnapshotStore::open(StdDisk, dir).map_err(NodeError::Snapshot)?;
+    let mut local =
+        Local { epoch: log.epoch(), last_durable: log.status().last, ..Local::default() };
+    let mut peer_epochs = Vec::new();
+    let mut apply = None;
+    if let DataState::Formed(formed) = &state {
+        local.cluster = Some(formed.formed.cluster);
+        peer_epochs.extend(formed.peer_epochs.iter().map(|(node, epoch)| (*node, *epoch)));
+        let snapshot = &formed.recovered.snapshot;
+        if snapshot.last_included.index.0 > 0 {
+            let Some(source) = store.source(snapshot.last_included) else {
+                let what = format!("snapshot {} is not there", snapshot.last_included);
+                return Err(NodeError::Snapshot(raft_core::SnapshotError::Undecodable(what)));
+            };
+            apply = Some((snapshot.clone(), source));
+        }
+    }
+    let apply = match apply {
+        Some((snapshot, source)) => ApplyWorker::restored(machine, &snapshot, &source)?,
+        None => ApplyWorker::new(machine),
+    };
+    let start = Start { state, formation: log.formation_state(), epoch: log.epoch() };
+    let driver = Driver::new(settings.clone(), start, rng.split(0), BootClock.now())?;
+    let (log, snapshots) = (LogWorker::new(log), SnapshotWorker::new(store));
+    Ok(Opening { driver, log, apply, snapshots, local, peer_epochs })
+}
+
+/// Numbers that no other node has: from the operating system.
+fn fresh_numbers() -> Result<(u64, Incarnation), NodeError> {
+    let mut bytes = [0u8; 24];
+    let path = std::path::Path::new("/dev/urandom");
+    File::open(path).and_then(|mut file| file.read_exact(&mut bytes)).map_err(|source| {
+        NodeError::Data(DataError::Io { path: path.to_path_buf(), action: "read", source })
+    })?;
+    let (mut seed, mut incarnation) = ([0u8; 8], [0u8; 16]);
+    seed.copy_from_slice(&bytes[..8]);
+    incarnation.copy_from_slice(&bytes[8..]);
+    Ok((u64::from_le_bytes(seed), Incarnation(u128::from_le_bytes(incarnation))))
+}
+
+fn raft_thread<S: StateMachine>(
+    machine: S,
+    settings: Settings,
+    started: oneshot::Sender<Result<Node<S>, NodeError>>,
+    ended: watch::Receiver<Option<Ended>>,
+) -> Result<(), NodeError> {
+    // A failure to start is told to whoever starts; who only watches the end sees a node that ended well.
+    let fail = |started: oneshot::Sender<_>, error| {
+        drop(started.send(Err(error)));
+        Ok(())
+    };
+    let opening = match open(machine, &settings) {
+        Ok(opening) => opening,
+        Err(error) => return fail(started, error),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(source) => {
+            let path = settings.data_dir;
+            let error = DataError::Io { path, action: "start the runtime for", source };
+            return fail(started, NodeError::Data(error));
+        }
+    };
+    LocalSet::new().block_on(&runtime, run(opening, settings, started, ended))
+}
+
+/// The worker threads and the ways to them.
+struct Workers<S: StateMachine> {
+    log: UnboundedSender<LogRequest>,
+    apply: UnboundedSender<ApplyRequest<S>>,
+    snapshot: UnboundedSender<SnapshotJob<S::Snapshot>>,
+    log_thread: JoinHandle<Result<(), LatchError>>,
+    apply_thread: JoinHandle<()>,
+    snapshot_thread: JoinHandle<()>,
+}
+
+impl<S: StateMachine> Workers<S> {
+    fn spawn(
+        log: LogWorker<StdDisk>,
+        apply: ApplyWorker<S>,
+        snapshots: SnapshotWorker<StdDisk>,
+        heard: &UnboundedSender<Heard<S>>,
+    ) -> std::io::Result<Self> {
+        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let watchdog = |name| Watchdog { name, heard: heard.clone() };
+        let idle = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let (log_requests, receiver) = unbounded_channel();
+        let dog = watchdog("the log's thread");
+        let log_thread =
+            thread("raft-log").spawn(move || log_thread(log, &idle, receiver, &dog))?;
+        let (apply_requests, receiver) = unbounded_channel();
+        let dog = watchdog("the apply thread");
+        let apply_thread =
+            thread("raft-apply").spawn(move || apply_thread(apply, receiver, &dog))?;
+        let (snapshot_jobs, receiver) = unbounded_channel();
+        let dog = watchdog("the snapshot thread");
+        let snapshot_thread =
+            thread("raft-snapshot").spawn(move || snapshot_thread(snapshots, receiver, &dog))?;
+        Ok(Self {
+            log: log_requests,
+            apply: apply_requests,
+            snapshot: snapshot_jobs,
+            log_thread,
+            apply_thread,
+            snapshot_thread,
+        })
+    }
+
+    /// Lets them finish what they were given, and waits for that. The log is closed cleanly.
+    fn join(self) -> Result<(), NodeError> {
+        let Self { log, apply, snapshot, log_thread, apply_thread, snapshot_thread } = self;
+        drop((log, apply, snapshot));
+        let log = log_thread.join();
+        let apply = apply_thread.join();
+        let snapshot = snapshot_thread.join();
+        log.map_err(|_| NodeError::Panicked("the log's thread"))??;
+        apply.map_err(|_| NodeError::Panicked("the apply thread"))?;
+        snapshot.map_err(|_| NodeError::Panicked("the snapshot thread"))
+    }
+}
+
+/// Waits for one, then takes everything that waits with it; false when no more will come.
+fn gather<T>(receiver: &mut UnboundedReceiver<T>, batch: &mut Vec<T>) -> bool {
+    let Some(first) = receiver.blocking_recv() else { return false };
+    batch.push(first);
+    while let Ok(next) = receiver.try_recv() {
+        batch.push(next);
+    }
+    true
+}
+
+fn log_thread<S: StateMachine>(
+    mut worker: LogWorker<StdDisk>,
+    idle: &Runtime,
+    mut requests: UnboundedReceiver<LogRequest>,
+    dog: &Watchdog<S>,
+) -> Result<(), LatchError> {
+    let mut sealed = true;
+    loop {
+        let first = if sealed {
+            requests.blocking_recv()
+        } else {
+            match idle.block_on(async { tokio::time::timeout(LOG_IDLE, requests.recv()).await }) {
+                Ok(first) => first,
+                Err(_) => {
+                    sealed = true;
+                    deliver_log(worker.idle(), &worker, dog);
+                    continue;
+                }
+            }
+        };
+        let Some(first) = first else { return worker.close() };
+        sealed = false;
+        let mut batch = vec![first];
+        while let Ok(next) = requests.try_recv() {
+            batch.push(next);
+        }
+        let completions = worker.handle(batch);
+        deliver_log(completions, &worker, dog);
+    }
+}
+
+fn deliver_log<S: StateMachine>(
+    completions: Vec<crate::log::LogCompletion>,
+    worker: &LogWorker<StdDisk>,
+    dog: &Watchdog<S>,
+) {
+    let epoch = worker.log().epoch();
+    for completion in completions {
+        if dog.heard.send(Heard::Input(Input::Log(epoch, completion))).is_err() {
+            debug!("the node stopped before a write was reported");
+        }
+    }
+}
+
+fn apply_thread<S: StateMachine>(
+    mut worker: ApplyWorker<S>,
+    mut requests: UnboundedReceiver<ApplyRequest<S>>,
+    dog: &Watchdog<S>,
+) {
+    let mut batch = Vec::new();
+    while gather(&mut requests, &mut batch) {
+        for completion in worker.handle(std::mem::take(&mut batch)) {
+            if dog.heard.send(Heard::Input(Input::Apply(completion))).is_err() {
+                debug!("the node stopped before applied entries were reported");
+            }
+        }
+    }
+}
+
+fn snapshot_thread<S: StateMachine>(
+    mut worker: SnapshotWorker<StdDisk>,
+    mut jobs: UnboundedReceiver<SnapshotJob<S::Snapshot>>,
+    dog: &Watchdog<S>,
+) {
+    while let Some(job) = jobs.blocking_recv() {
+        for done in run_snapshot_job(&mut worker, job) {
+            if dog.heard.send(Heard::Input(Input::Snapshot(done))).is_err() {
+                debug!("the node stopped before a snapshot was reported");
+            }
+        }
+    }
+}
+
+/// What the raft thread's loop listens to.
+struct Ears<S: StateMachine> {
+    requests: UnboundedReceiver<Request<S>>,
+    heard: UnboundedReceiver<Heard<S>>,
+    events: UnboundedReceiver<Event>,
+    /// The last handle is gone: shut down, once.
+    abandoned: bool,
+}
+
+/// One turn's inputs.
+struct Batch<S: StateMachine> {
+    inputs: Vec<Input<S>>,
+    /// Returned when the messages have been processed.
+    credits: Vec<Credit>,
+    panicked: Option<&'static str>,
+}
+
+impl<S: StateMachine> Batch<S> {
+    fn heard(&mut self, heard: Heard<S>) {
+        match heard {
+            Heard::Input(input) => self.inputs.push(input),
+            Heard::Panicked(name) => self.panicked = Some(name),
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        self.inputs.push(match event {
+            Event::Connected { hello, address, stream } => {
+                Input::Connected { hello, address, stream }
+            }
+            Event::Disconnected { node, stream, hint } => {
+                Input::Disconnected { node, stream, hint }
+            }
+            Event::Accepted { hello, .. } => Input::Accepted(hello),
+            Event::Message { from, epoch, message, credit, .. } => {
+                self.credits.push(credit);
+                Input::Message { from, epoch, message }
+            }
+            Event::Refused { address, refused } => Input::Refused(address, refused),
+        });
+    }
+}
+
+impl<S: StateMachine> Ears<S> {
+    /// Waits until something happens or the deadline comes, then takes everything that waits.
+    async fn listen(&mut self, wait: Option<Duration>, batch: &mut Batch<S>) {
+        let sleep = async {
+            match wait {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(heard) = self.heard.recv() => batch.heard(heard),
+            Some(event) = self.events.recv() => batch.event(event),
+            request = self.requests.recv(), if !self.abandoned => match request {
+                Some(request) => batch.inputs.push(Input::Request(request)),
+                None => {
+                    self.abandoned = true;
+                    batch.inputs.push(Input::Request(Request::Shutdown));
+                }
+            },
+            () = sleep => {}
+        }
+        while batch.inputs.len() < TURN_INPUTS_MAX {
+            let before = batch.inputs.len();
+            if let Ok(heard) = self.heard.try_recv() {
+                batch.heard(heard);
+            }
+            if let Ok(event) = self.events.try_recv() {
+                batch.event(event);
+            }
+            if let Ok(request) = self.requests.try_recv() {
+                batch.inputs.push(Input::Request(request));
+            }
+            if batch.inputs.len() == before {
+                break;
+            }
+        }
+    }
+}
+
+async fn run<S: StateMachine>(
+    opening: Opening<S>,
+    settings: Settings,
+    started: oneshot::Sender<Result<Node<S>, NodeError>>,
+    ended: watch::Receiver<Option<Ended>>,
+) -> Result<(), NodeError> {
+    let Opening { mut driver, log, apply, snapshots, local, peer_epochs } = opening;
+    let node = driver.node();
+    let epoch = local.epoch;
+    let transport_settings = transport::Settings {
+        node,
+        group: raft_core::GroupId::FIRST,
+        address: settings.address.clone(),
+        listen: (!settings.external_listener).then(|| settings.address.clone()),
+        cluster_secret: settings.cluster_secret.clone(),
+    };
+    let (mut transport, mut network, events) =
+        match Transport::start(transport_settings, local).await {
+            Ok(parts) => parts,
+            Err(error) => {
+                drop(started.send(Err(error)));
+                return Ok(());
+            }
+        };
+    for (peer, epoch) in peer_epochs {
+        network.set_epoch_seen(peer, epoch);
+    }
+    let (heard_sender, heard) = unbounded_channel();
+    let workers = match Workers::spawn(log, apply, snapshots, &heard_sender) {
+        Ok(workers) => workers,
+        Err(source) => {
+            let path = settings.data_dir;
+            let error = DataError::Io { path, action: "start the threads for", source };
+            drop(started.send(Err(NodeError::Data(error))));
+            return Ok(());
+        }
+    };
+    let (requests_sender, requests) = unbounded_channel();
+    let first_status = Arc::new(Status::empty(node));
+    let status = Arc::new(ArcSwap::new(Arc::clone(&first_status)));
+    let (watch_sender, watch) = watch::channel(first_status);
+    let handle = Node::from_shared(Shared {
+        requests: requests_sender,
+        acceptor: transport.acceptor(),
+        budget: Budget::new(settings.queue_bytes_max),
+        payload_bytes_max: settings.command_bytes_max + HEADER_BYTES,
+        node,
+        next_request: AtomicU64::new(first_request(epoch)),
+        status: Arc::clone(&status),
+        watch,
+        ended,
+    });
+    let mut shown =
+        Shown { status, watch: watch_sender, epoch, last_durable: raft_core::EntryId::ZERO };
+    // The first turn publishes the recovered state before anybody can look.
+    let mut out = driver.turn(BootClock.now(), [], &mut network);
+    let mut deadline = out.deadline;
+    let mut end = carry_out(&mut out, &mut transport, &network, &workers, &mut shown);
+    drop(started.send(Ok(handle)));
+
+    let mut ears = Ears { requests, heard, events, abandoned: false };
+    let mut batch = Batch { inputs: Vec::new(), credits: Vec::new(), panicked: None };
+    let outcome = loop {
+        if let Some(outcome) = end.take() {
+            break outcome;
+        }
+        let wait = deadline.map(|deadline| deadline.since(BootClock.now()));
+        ears.listen(wait, &mut batch).await;
+        if let Some(name) = batch.panicked {
+            break Err(NodeError::Panicked(name));
+        }
+        let mut out = driver.turn(BootClock.now(), batch.inputs.drain(..), &mut network);
+        batch.credits.clear();
+        deadline = out.deadline;
+        end = carry_out(&mut out, &mut transport, &network, &workers, &mut shown);
+    };
+    // In this order: nobody asks any more, peers are told, what was given to the threads is finished, the log closed.
+    drop(ears);
+    transport.shutdown().await;
+    let joined = workers.join();
+    outcome.and(joined)
+}
+
+/// What the outside sees.
+struct Shown {
+    status: Arc<ArcSwap<Status>>,
+    watch: watch::Sender<Arc<Status>>,
+    epoch: u64,
+    last_durable: raft_core::EntryId,
+}
+
+impl Shown {
+    fn publish(&self, status: Arc<Status>) {
+        self.status.store(Arc::clone(&status));
+        self.watch.send_if_modified(|shown| {
+            let differs = shown.differs_beyond_positions(&status);
+            if differs {
+                *shown = status;
+            }
+            differs
+        });
+    }
+}
+
+/// Hands everything that a turn wants to whoever does it. The outcome, when the node has ended.
+fn carry_out<S: StateMachine>(
+    out: &mut Outputs<S>,
+    transport: &mut Transport,
+    network: &TcpNetwork,
+    workers: &Workers<S>,
+    shown: &mut Shown,
+) -> Option<Result<(), NodeError>> {
+    // A thread that is gone has reported its death; the next turn deals with it.
+    for request in out.log.drain(..) {
+        drop(workers.log.send(request));
+    }
+    for request in out.apply.drain(..) {
+        drop(workers.apply.send(request));
+    }
+    for job in out.snapshot.drain(..) {
+        drop(workers.snapshot.send(job));
+    }
+    if let Some(cluster) = out.formed.take() {
+        network.set_cluster(cluster);
+    }
+    if let Some(membership) = out.membership.take() {
+        network.set_membership(&membership);
+    }
+    if out.epoch != shown.epoch {
+        shown.epoch = out.epoch;
+        network.set_epoch(out.epoch);
+    }
+    if out.last_durable != shown.last_durable {
+        shown.last_durable = out.last_durable;
+        network.set_last_durable(out.last_durable);
+    }
+    for (peer, epoch) in out.peer_epochs.drain(..) {
+        network.set_epoch_seen(peer, epoch);
+    }
+    if let Some(dial) = out.dial.take() {
+        transport.set_peers(dial);
+    }
+    if let Some(status) = out.status.take() {
+        shown.publish(status);
+    }
+    out.end.take()
 }

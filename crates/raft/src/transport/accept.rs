@@ -255,6 +255,11 @@ async fn messages(hub: &Hub, node: NodeId, stream: Stream, reader: &mut FrameRea
     loop {
         inflight.below(INBOUND_BYTES_MAX).await;
         let error = match reader.next().await {
+            Ok(_) if hub.with_facts(|facts| facts.removed.contains(&node)) => {
+                // It dials again, and the handshake tells it why.
+                tracing::info!(peer = %node, %stream, "connection closed: the node was removed");
+                return;
+            }
             Ok(frame) => match message(hub, &frame) {
                 Ok(Some((_, PeerMessage::Goodbye))) => {
                     hub.note_goodbye(node);

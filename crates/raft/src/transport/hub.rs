@@ -161,6 +161,8 @@ impl Hub {
 #[derive(Debug)]
 pub(super) struct Outbox {
     frames: RefCell<BytesMut>,
+    /// Bytes that the writer took last and may still be writing.
+    writing: Cell<usize>,
     bytes_max: usize,
     /// Something did not fit: everything later is dropped until the writer has reported it.
     overflowed: Cell<bool>,
@@ -181,6 +183,7 @@ impl Outbox {
         };
         Self {
             frames: RefCell::default(),
+            writing: Cell::new(0),
             bytes_max,
             overflowed: Cell::new(false),
             wake: Notify::new(),
@@ -202,11 +205,12 @@ impl Outbox {
             return;
         }
         // A frame that is alone in the queue always fits, however large.
-        if before > 0 && frames.len() > self.bytes_max {
+        let waiting = before + self.writing.get();
+        if waiting > 0 && frames.len() + self.writing.get() > self.bytes_max {
             frames.truncate(before);
             self.overflowed.set(true);
             hub.count(|stats| stats.dropped_overflow += 1);
-            tracing::warn!(peer = %node, %stream, bytes = before, "queue full: the peer is too slow");
+            tracing::warn!(peer = %node, %stream, bytes = waiting, "queue full: the peer is too slow");
             hub.report(Event::Disconnected { node, stream, hint: false });
         } else {
             hub.count(|stats| stats.sent += 1);
@@ -231,6 +235,7 @@ impl Outbox {
     /// Swaps what waits into `buffer`, which must be empty; false when nothing waits.
     pub(super) fn take_now(&self, buffer: &mut BytesMut) -> bool {
         let mut frames = self.frames.borrow_mut();
+        self.writing.set(frames.len());
         if frames.is_empty() {
             return false;
         }
@@ -274,12 +279,14 @@ impl TcpNetwork {
         self.hub.facts.borrow_mut().epochs_seen.insert(peer, epoch);
     }
 
-    /// The configuration in force: who may connect as whom, and who never again.
+    /// The *committed* configuration: who may connect as whom, and who never again. A node on its way out of a
+    /// joint configuration still belongs to it.
     pub fn set_membership(&self, membership: &Membership) {
         let mut facts = self.hub.facts.borrow_mut();
         facts.members =
             membership.members().map(|(node, _)| (node.member, node.incarnation)).collect();
-        facts.removed.clone_from(membership.removed());
+        let removed = membership.removed().iter().filter(|node| !membership.contains(**node));
+        facts.removed = removed.copied().collect();
     }
 
     /// Whether what is sent to `node` on `stream` now would travel.

@@ -107,9 +107,12 @@ pub(super) async fn run(hub: Rc<Hub>, target: Rc<Target>, mut stop: watch::Recei
     }
 }
 
-/// Resolves when the owner wants the task to end, or has gone.
+/// Resolves when the owner wants the task to end. An owner that has gone without a word aborts it: then there is
+/// no goodbye either.
 pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
-    stop.wait_for(|stop| *stop).await.ok();
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 type Dialled = Result<Connection, DialError>;
@@ -191,7 +194,8 @@ impl Link {
         if let DialError::Refused(refused) = error {
             self.failures = self.failures.max(8);
             let kind = (refused.reason, refused.by_peer);
-            if self.reported.replace(kind) == Some(kind) {
+            // The other stream to the same address is refused for the same reason.
+            if *stream == Stream::Bulk || self.reported.replace(kind) == Some(kind) {
                 return;
             }
             self.hub.count(|stats| stats.refused += 1);

@@ -1,0 +1,164 @@
+//! The command line: `node`, `cluster`, `status`.
+
+mod cluster;
+mod node;
+mod signals;
+mod status;
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::CLUSTER_MEMBERS_MAX;
+use crate::exit::{self, Exit};
+use crate::logging::Color;
+
+/// A replicated key-value store that speaks etcd v3 and survives.
+#[derive(Debug, Parser)]
+#[command(name = "rusty-raft", version, after_help = exit::HELP, subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    /// When to colour the output.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "auto",
+        hide_possible_values = true,
+        hide_default_value = true,
+        value_name = "auto|always|never"
+    )]
+    color: Color,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Node(NodeArgs),
+    Cluster(ClusterArgs),
+    Status(StatusArgs),
+}
+
+/// Run one member of a cluster.
+#[derive(Debug, Args)]
+#[command(
+    version,
+    after_help = "Example, in three shells:\n  rusty-raft node config.ron 0\n  rusty-raft node config.ron 1\n  rusty-raft node config.ron 2"
+)]
+struct NodeArgs {
+    /// The configuration of all members (RON); config.ron in the sources is an example.
+    config: PathBuf,
+    /// Which of its cluster_members this is, counted from 0.
+    #[arg(allow_negative_numbers = true)]
+    index: usize,
+    /// Join a running cluster at these addresses instead of forming one.
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    join: Vec<String>,
+    /// Stop when standard input closes; how `cluster` keeps its members from outliving it.
+    #[arg(long, hide = true)]
+    stop_with_stdin: bool,
+}
+
+/// Run a whole cluster on this machine, one process per member.
+#[derive(Debug, Args)]
+#[command(version, after_help = "Example:\n  rusty-raft cluster cluster_config.ron 3")]
+struct ClusterArgs {
+    /// The configuration (RON); cluster_config.ron in the sources is an example.
+    config: PathBuf,
+    /// How many members, 1 to 9.
+    #[arg(allow_negative_numbers = true, value_parser = num_nodes)]
+    num_nodes: usize,
+    /// Leave a member that dies as it is.
+    #[arg(long)]
+    no_restart: bool,
+}
+
+/// Show leader, term, positions and lag of every member.
+#[derive(Debug, Args)]
+#[command(
+    version,
+    after_help = "Without addresses, 127.0.0.1:54000 and up are asked, where `cluster` puts its members."
+)]
+struct StatusArgs {
+    /// Members to ask, as host:port.
+    #[arg(value_delimiter = ',')]
+    addresses: Vec<String>,
+    /// For programs.
+    #[arg(long)]
+    json: bool,
+}
+
+fn num_nodes(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(count) if (1..=CLUSTER_MEMBERS_MAX).contains(&count) => Ok(count),
+        _ => Err(format!(
+            "a cluster on one machine has 1 to {CLUSTER_MEMBERS_MAX} members, such as 3"
+        )),
+    }
+}
+
+/// Reads the command line, does what it says and returns how the process ends.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { Exit::BadConfiguration } else { Exit::Success };
+            // Nowhere to say that standard output is closed.
+            error.print().ok();
+            return code.into();
+        }
+    };
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().thread_name("server").enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("rusty-raft: cannot start: {error}"));
+            return Exit::RestartMe.into();
+        }
+    };
+    let exit = runtime.block_on(async {
+        match cli.command {
+            Command::Node(args) => node::run(&args, cli.color).await,
+            Command::Cluster(args) => cluster::run(&args, cli.color).await,
+            Command::Status(args) => status::run(&args).await,
+        }
+    });
+    // Reading standard input cannot be interrupted; nothing else is left to wait for.
+    runtime.shutdown_background();
+    exit.into()
+}
+
+/// Prints to standard error; what cannot be printed is lost.
+fn complain(text: &str) {
+    writeln!(io::stderr().lock(), "{text}").ok();
+}
+
+/// Prints to standard output; what cannot be printed is lost.
+fn say(text: &str) {
+    writeln!(io::stdout().lock(), "{text}").ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn clusters_have_one_to_nine_members() {
+        for bad in ["0", "10", "-1", "three", ""] {
+            assert!(num_nodes(bad).is_err(), "{bad}");
+        }
+        assert_eq!(num_nodes("1"), Ok(1));
+        assert_eq!(num_nodes("9"), Ok(9));
+    }
+}

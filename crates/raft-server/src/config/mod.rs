@@ -1,0 +1,637 @@
+//! The two configuration files, in RON: one for `node`, one for `cluster`.
+//!
+//! Whatever is wrong is found here, before anything is written: a [`Problem`] names file, line, column,
+//! field, what is wrong and what would be right. A field that nobody knows is only a [`Warning`], so that a
+//! file for a newer version still works.
+
+mod problem;
+mod scan;
+mod text;
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use self::problem::{Place, Problem};
+use self::text::{Kind, Text};
+
+/// The first member of `cluster` listens here unless the file says otherwise.
+pub const PORT_RANGE_START: u16 = 54000;
+/// Members that `cluster` starts at most.
+pub const CLUSTER_MEMBERS_MAX: usize = 9;
+/// Members that one configuration file may list.
+pub const MEMBERS_MAX: usize = raft::core::MEMBERS_MAX;
+/// Bytes of one encoded request, as in etcd (1.5 MiB).
+pub const REQUEST_BYTES_MAX: usize = 1536 << 10;
+/// `max_request_bytes` at most.
+const REQUEST_BYTES_LIMIT: u64 = 64 << 20;
+/// Durations in a configuration at most, in milliseconds: an hour.
+const MILLIS_MAX: f64 = 3_600_000.0;
+
+/// Something that works and is probably not meant.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Warning {
+    /// `file:line:column`.
+    pub place: String,
+    /// The field.
+    pub field: String,
+    /// What about it.
+    pub advice: String,
+}
+
+/// What both files can say.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// Shortest time without a leader after which an election starts.
+    pub election_timeout_min: Duration,
+    /// Longest such time, inclusive.
+    pub election_timeout_max: Duration,
+    /// How often an idle leader says that it lives.
+    pub heartbeat_interval: Duration,
+    /// How long a client waits for an answer at most. etcd: 5 s and two election timeouts.
+    pub request_timeout: Duration,
+    /// Bytes of one encoded request.
+    pub request_bytes_max: usize,
+}
+
+/// One line of `cluster_members`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MemberAddress {
+    /// Where the other members find it.
+    pub peer: String,
+    /// Where clients find it; mostly the same.
+    pub client: String,
+}
+
+/// A file for `node`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeConfig {
+    /// The file itself.
+    pub file: PathBuf,
+    /// What the members' data folders are named after.
+    pub persistent_state_file: PathBuf,
+    /// In the order of the file; the index on the command line picks one.
+    pub members: Vec<MemberAddress>,
+    /// Everything else.
+    pub settings: Settings,
+    /// What should be looked at.
+    pub warnings: Vec<Warning>,
+}
+
+/// A file for `cluster`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClusterConfig {
+    /// The file itself.
+    pub file: PathBuf,
+    /// Holds the members' data folders.
+    pub data_path: PathBuf,
+    /// Member `i` listens on this port + `i`.
+    pub port_range_start: u16,
+    /// Everything else.
+    pub settings: Settings,
+    /// What should be looked at.
+    pub warnings: Vec<Warning>,
+}
+
+impl NodeConfig {
+    /// Reads and checks `path`.
+    ///
+    /// # Errors
+    /// The first problem found.
+    pub fn read(path: &Path) -> Result<Self, Box<Problem>> {
+        let text = Text::read(path)?;
+        let mut warnings = text.unknown(Kind::Node);
+
+        let state_file =
+            text.required(text.fields.persistent_state_file.as_deref(), "persistent_state_file")?;
+        let state_file = PathBuf::from(state_file);
+        if state_file.file_name().is_none() {
+            return Err(text.wrong("persistent_state_file", "the path does not end in a name"));
+        }
+        let peers = text.required(text.fields.cluster_members.as_deref(), "cluster_members")?;
+        check_addresses(&text, "cluster_members", peers)?;
+        let clients = text.fields.client_addresses.as_deref().unwrap_or(peers);
+        if text.fields.client_addresses.is_some() {
+            check_addresses(&text, "client_addresses", clients)?;
+            if clients.len() != peers.len() {
+                return Err(text.wrong(
+                    "client_addresses",
+                    format!("{} addresses for {} members", clients.len(), peers.len()),
+                ));
+            }
+        }
+        let settings = settings(&text, &mut warnings)?;
+        let members = peers
+            .iter()
+            .zip(clients)
+            .map(|(peer, client)| MemberAddress { peer: peer.clone(), client: client.clone() })
+            .collect();
+        Ok(Self {
+            file: path.to_owned(),
+            persistent_state_file: state_file,
+            members,
+            settings,
+            warnings,
+        })
+    }
+
+    /// The addresses of member `index`.
+    ///
+    /// # Errors
+    /// When there is no such member.
+    pub fn member(&self, index: usize) -> Result<&MemberAddress, Box<Problem>> {
+        self.members.get(index).ok_or_else(|| {
+            let count = self.members.len();
+            let mut problem = Problem::of_file(
+                &self.file,
+                format!("there is no member {index}: the file lists {count}"),
+                format!(
+                    "an index from 0 to {}: rusty-raft node {} 0",
+                    count.saturating_sub(1),
+                    self.file.display()
+                ),
+            );
+            problem.field = Some("cluster_members".to_owned());
+            problem
+        })
+    }
+
+    /// The data folder of member `index`: `node_<index>_<name>` beside the configured path.
+    #[must_use]
+    pub fn data_dir(&self, index: usize) -> PathBuf {
+        let name = self.persistent_state_file.file_name().unwrap_or_default().to_string_lossy();
+        self.persistent_state_file.with_file_name(format!("node_{index}_{name}"))
+    }
+}
+
+impl ClusterConfig {
+    /// Reads and checks `path` for a cluster of `num_nodes` members.
+    ///
+    /// # Errors
+    /// The first problem found.
+    pub fn read(path: &Path, num_nodes: usize) -> Result<Self, Box<Problem>> {
+        let text = Text::read(path)?;
+        let mut warnings = text.unknown(Kind::Cluster);
+
+        let data_path = text.required(text.fields.data_path.as_deref(), "data_path")?;
+        if data_path.is_empty() {
+            return Err(text.wrong("data_path", "the path is empty"));
+        }
+        let port = text.fields.port_range_start.unwrap_or_else(|| u64::from(PORT_RANGE_START));
+        let last_port = port.saturating_add(num_nodes as u64).saturating_sub(1);
+        let port_range_start = match u16::try_from(port) {
+            Ok(port) if port > 0 && last_port <= u64::from(u16::MAX) => port,
+            _ => {
+                return Err(text.wrong_because(
+                    "port_range_start",
+                    format!("the members would listen on the ports {port} to {last_port}"),
+                    format!("ports from 1 to {}: port_range_start: {PORT_RANGE_START}", u16::MAX),
+                ));
+            }
+        };
+        let settings = settings(&text, &mut warnings)?;
+        Ok(Self {
+            file: path.to_owned(),
+            data_path: PathBuf::from(data_path),
+            port_range_start,
+            settings,
+            warnings,
+        })
+    }
+}
+
+fn settings(text: &Text, warnings: &mut Vec<Warning>) -> Result<Settings, Box<Problem>> {
+    let interval =
+        text.required(text.fields.election_timeout_interval.clone(), "election_timeout_interval")?;
+    let (start, end) = (*interval.start(), *interval.end());
+    for (name, millis) in [("start", start), ("end", end)] {
+        if !millis.is_finite() || millis <= 0.0 || millis > MILLIS_MAX {
+            return Err(text.wrong(
+                "election_timeout_interval",
+                format!(
+                    "its {name} is {millis}, but must be more than 0 and at most {MILLIS_MAX} ms"
+                ),
+            ));
+        }
+    }
+    if start > end {
+        return Err(text.wrong_because(
+            "election_timeout_interval",
+            format!("it is reversed: the start {start} lies after the end {end}"),
+            format!("election_timeout_interval: RangeInclusive(start: {end:?}, end: {start:?})"),
+        ));
+    }
+    if start >= end {
+        return Err(text.wrong_because(
+            "election_timeout_interval",
+            format!("it is empty: with {start} for both ends, members would always stand for election together"),
+            format!("election_timeout_interval: RangeInclusive(start: {start:?}, end: {:?})", start * 2.0),
+        ));
+    }
+
+    let heartbeat = text.required(text.fields.heartbeat_interval, "heartbeat_interval")?;
+    if !heartbeat.is_finite() || heartbeat <= 0.0 {
+        return Err(
+            text.wrong("heartbeat_interval", format!("it is {heartbeat}, but must be more than 0"))
+        );
+    }
+    if heartbeat >= start {
+        return Err(text.wrong_because(
+            "heartbeat_interval",
+            format!(
+                "{heartbeat} ms is not below the shortest election timeout of {start} ms: followers would stand for \
+                 election between two heartbeats"
+            ),
+            format!("at most half of it: heartbeat_interval: {}", start / 2.0),
+        ));
+    }
+    if heartbeat * 2.0 > start {
+        warnings.push(text.warning(
+            "heartbeat_interval",
+            format!(
+                "{heartbeat} ms is not well below the shortest election timeout of {start} ms: one late heartbeat \
+                 starts an election; at most {} is better",
+                start / 2.0
+            ),
+        ));
+    }
+
+    let request_timeout = text.fields.request_timeout.unwrap_or(5000.0 + 2.0 * end);
+    if !request_timeout.is_finite() || request_timeout <= 0.0 || request_timeout > MILLIS_MAX {
+        return Err(text.wrong(
+            "request_timeout",
+            format!("it is {request_timeout}, but must be more than 0 and at most {MILLIS_MAX} ms"),
+        ));
+    }
+    let request_bytes = text.fields.max_request_bytes.unwrap_or(REQUEST_BYTES_MAX as u64);
+    let request_bytes_max = match usize::try_from(request_bytes) {
+        Ok(bytes) if request_bytes > 0 && request_bytes <= REQUEST_BYTES_LIMIT => bytes,
+        _ => {
+            return Err(text.wrong(
+                "max_request_bytes",
+                format!("it is {request_bytes}, but must be from 1 to {REQUEST_BYTES_LIMIT}"),
+            ));
+        }
+    };
+    Ok(Settings {
+        election_timeout_min: millis(start),
+        election_timeout_max: millis(end),
+        heartbeat_interval: millis(heartbeat),
+        request_timeout: millis(request_timeout),
+        request_bytes_max,
+    })
+}
+
+/// A duration of checked milliseconds, never zero.
+fn millis(millis: f64) -> Duration {
+    Duration::try_from_secs_f64(millis / 1000.0)
+        .unwrap_or(Duration::MAX)
+        .max(Duration::from_micros(1))
+}
+
+/// Refuses an empty list, an address that is none or resolves to nothing, and two members on one address.
+fn check_addresses(text: &Text, field: &str, addresses: &[String]) -> Result<(), Box<Problem>> {
+    if addresses.is_empty() || addresses.len() > MEMBERS_MAX {
+        return Err(text.wrong(
+            field,
+            format!("it has {} addresses, but must have from 1 to {MEMBERS_MAX}", addresses.len()),
+        ));
+    }
+    let mut seen: HashMap<SocketAddr, &str> = HashMap::new();
+    for address in addresses {
+        let resolved =
+            resolve(address).map_err(|reason| text.wrong_item(field, address, false, reason))?;
+        for socket in resolved {
+            match seen.insert(socket, address) {
+                Some(other) if other == address => {
+                    return Err(text.wrong_item(
+                        field,
+                        address,
+                        true,
+                        format!("the address {address} is given to two members"),
+                    ));
+                }
+                Some(other) => {
+                    return Err(text.wrong_item(
+                        field,
+                        address,
+                        true,
+                        format!("the addresses {other} and {address} are the same ({socket})"),
+                    ));
+                }
+                None => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether `address` reads as `host:port`.
+///
+/// # Errors
+/// In words: what is wrong with it.
+pub fn check_syntax(address: &str) -> Result<(), String> {
+    match address.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
+        None => Err(format!("the address {address:?} has no port")),
+        Some(("", _)) => Err(format!("the address {address:?} has no host")),
+        Some((_, Err(_) | Ok(0))) => {
+            Err(format!("the address {address:?} does not end in a port from 1 to 65535"))
+        }
+        Some((host, Ok(_))) if host.contains(['/', ' ', '@', '?', '#', '\n']) => {
+            Err(format!("the address {address:?} is not of the form host:port"))
+        }
+        Some((_, Ok(_))) => Ok(()),
+    }
+}
+
+/// The socket addresses behind `host:port`, each once.
+///
+/// # Errors
+/// In words: what is wrong with it.
+pub fn resolve(address: &str) -> Result<Vec<SocketAddr>, String> {
+    check_syntax(address)?;
+    let found = address
+        .to_socket_addrs()
+        .map_err(|error| format!("the address {address:?} does not resolve: {error}"))?;
+    let mut resolved: Vec<SocketAddr> = found.collect();
+    resolved.sort_unstable();
+    resolved.dedup();
+    if resolved.is_empty() {
+        return Err(format!("the address {address:?} resolves to nothing"));
+    }
+    Ok(resolved)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: &str = include_str!("../../../../config.ron");
+    const CLUSTER: &str = include_str!("../../../../cluster_config.ron");
+
+    fn node(text: &str) -> Result<NodeConfig, Box<Problem>> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.ron");
+        std::fs::write(&path, text).unwrap();
+        NodeConfig::read(&path)
+    }
+
+    fn cluster(text: &str, num_nodes: usize) -> Result<ClusterConfig, Box<Problem>> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cluster_config.ron");
+        std::fs::write(&path, text).unwrap();
+        ClusterConfig::read(&path, num_nodes)
+    }
+
+    #[test]
+    fn the_sample_for_a_node_means_what_it_says() {
+        let config = node(NODE).unwrap();
+        assert_eq!(config.warnings, []);
+        assert_eq!(config.data_dir(0), Path::new("node_0_data.raft"));
+        let peers: Vec<&str> = config.members.iter().map(|member| member.peer.as_str()).collect();
+        assert_eq!(peers, ["127.0.0.1:47812", "127.0.0.1:38419", "127.0.0.1:29123"]);
+        assert_eq!(config.members[2].client, "127.0.0.1:29123");
+        assert_eq!(
+            config.settings,
+            Settings {
+                election_timeout_min: Duration::from_millis(200),
+                election_timeout_max: Duration::from_millis(400),
+                heartbeat_interval: Duration::from_millis(100),
+                request_timeout: Duration::from_millis(5800),
+                request_bytes_max: 1_572_864,
+            }
+        );
+    }
+
+    #[test]
+    fn the_sample_for_a_cluster_means_what_it_says() {
+        let config = cluster(CLUSTER, 3).unwrap();
+        assert_eq!(config.warnings, []);
+        assert_eq!(config.data_path, Path::new("raft_data/"));
+        assert_eq!(config.port_range_start, 54000);
+        assert_eq!(config.settings.election_timeout_min, Duration::from_millis(300));
+        assert_eq!(config.settings.election_timeout_max, Duration::from_millis(500));
+    }
+
+    #[test]
+    fn other_spellings_of_the_same_values_work() {
+        for interval in
+            ["(start: 300, end: 500.0)", "300.0..=500.0", "RangeInclusive(start:300,end:500,)"]
+        {
+            let text = CLUSTER.replace("RangeInclusive(start: 300.0, end: 500.0)", interval);
+            let (other, sample) = (cluster(&text, 3).unwrap(), cluster(CLUSTER, 3).unwrap());
+            assert_eq!(other.settings, sample.settings, "{interval}");
+        }
+        let fraction =
+            cluster(&CLUSTER.replace("heartbeat_interval: 100", "heartbeat_interval: 0.5"), 3);
+        assert_eq!(fraction.unwrap().settings.heartbeat_interval, Duration::from_micros(500));
+    }
+
+    #[test]
+    fn the_data_folder_lies_beside_the_configured_path() {
+        let config = node(&NODE.replace("data.raft", "/var/lib/x/data.raft")).unwrap();
+        assert_eq!(config.data_dir(2), Path::new("/var/lib/x/node_2_data.raft"));
+    }
+
+    #[test]
+    fn unknown_fields_warn_once_and_name_the_nearest() {
+        let text = NODE.replace("(\n", "(\n    hartbeat_interval: 5,\n    data_path: Some(\"x\"),\n    zz: Foo(a: [1, (2)]),\n");
+        let config = node(&text).unwrap();
+        let warnings: Vec<(&str, &str)> =
+            config.warnings.iter().map(|w| (w.field.as_str(), w.advice.as_str())).collect();
+        assert_eq!(warnings[0].0, "hartbeat_interval");
+        assert!(warnings[0].1.contains("did you mean `heartbeat_interval`?"), "{warnings:?}");
+        assert!(config.warnings[0].place.ends_with("config.ron:2:5"), "{warnings:?}");
+        assert_eq!(
+            warnings.iter().map(|w| w.0).collect::<Vec<_>>(),
+            ["hartbeat_interval", "data_path", "zz"]
+        );
+        // A field of the other kind of file is as unknown as any.
+        assert_eq!(
+            cluster(&CLUSTER.replace("(\n", "(\n cluster_members: [],\n"), 3)
+                .unwrap()
+                .warnings
+                .len(),
+            1
+        );
+    }
+
+    #[test]
+    fn a_heartbeat_that_is_barely_shorter_warns() {
+        let config =
+            node(&NODE.replace("heartbeat_interval: 100", "heartbeat_interval: 150")).unwrap();
+        assert_eq!(config.warnings.len(), 1);
+        assert!(config.warnings[0].advice.contains("not well below"), "{:?}", config.warnings);
+    }
+
+    /// (what is changed in the sample, into what, the field named, line:column, a part of what is wrong)
+    const BAD_NODE: [(&str, &str, &str, &str, &str); 20] = [
+        (
+            "heartbeat_interval: 100",
+            "heartbeat_interval: \"100\"",
+            "heartbeat_interval",
+            "5:25",
+            "expected",
+        ),
+        (
+            "heartbeat_interval: 100",
+            "heartbeat_interval: 200",
+            "heartbeat_interval",
+            "5:25",
+            "not below",
+        ),
+        (
+            "heartbeat_interval: 100",
+            "heartbeat_interval: 0",
+            "heartbeat_interval",
+            "5:25",
+            "more than 0",
+        ),
+        (
+            "heartbeat_interval: 100",
+            "heartbeat_interval: -1",
+            "heartbeat_interval",
+            "5:25",
+            "more than 0",
+        ),
+        (
+            "heartbeat_interval: 100",
+            "heartbeat_interval: NaN",
+            "heartbeat_interval",
+            "5:25",
+            "more than 0",
+        ),
+        ("    heartbeat_interval: 100", "    //", "heartbeat_interval", "", "missing"),
+        (
+            "start: 200.0, end: 400.0",
+            "start: 400.0, end: 200.0",
+            "election_timeout_interval",
+            "4:32",
+            "reversed",
+        ),
+        (
+            "start: 200.0, end: 400.0",
+            "start: 200.0, end: 200.0",
+            "election_timeout_interval",
+            "4:32",
+            "empty",
+        ),
+        (
+            "start: 200.0, end: 400.0",
+            "start: 0, end: 400.0",
+            "election_timeout_interval",
+            "4:32",
+            "more than 0",
+        ),
+        (
+            "start: 200.0, end: 400.0",
+            "start: 200.0, end: inf",
+            "election_timeout_interval",
+            "4:32",
+            "at most",
+        ),
+        ("start: 200.0, end: 400.0", "start: 200.0", "election_timeout_interval", "4:", "end"),
+        (
+            "\"127.0.0.1:38419\"",
+            "\"127.0.0.1:47812\"",
+            "cluster_members",
+            "3:42",
+            "given to two members",
+        ),
+        ("\"127.0.0.1:38419\"", "\"127.0.0.1\"", "cluster_members", "3:42", "has no port"),
+        ("\"127.0.0.1:38419\"", "\":38419\"", "cluster_members", "3:42", "has no host"),
+        (
+            "\"127.0.0.1:38419\"",
+            "\"127.0.0.1:0\"",
+            "cluster_members",
+            "3:42",
+            "port from 1 to 65535",
+        ),
+        (
+            "\"127.0.0.1:38419\"",
+            "\"127.0.0.1:65536\"",
+            "cluster_members",
+            "3:42",
+            "port from 1 to 65535",
+        ),
+        (
+            "\"127.0.0.1:38419\"",
+            "\"no-such-host.invalid:38419\"",
+            "cluster_members",
+            "3:42",
+            "does not resolve",
+        ),
+        ("\"127.0.0.1:38419\"", "7", "cluster_members", "3:42", "expected"),
+        ("\"data.raft\"", "\"..\"", "persistent_state_file", "2:28", "name"),
+        (
+            "\"data.raft\"",
+            "\"a\", persistent_state_file: \"b\"",
+            "persistent_state_file",
+            "2:",
+            "twice",
+        ),
+    ];
+
+    #[test]
+    fn every_bad_value_is_named_with_its_place() {
+        for (from, to, field, place, wrong) in BAD_NODE {
+            assert!(NODE.contains(from), "{from}");
+            let problem = node(&NODE.replace(from, to)).expect_err(to);
+            let text = problem.to_string();
+            assert_eq!(problem.field.as_deref(), Some(field), "{text}");
+            assert!(
+                text.contains(&format!("config.ron:{place}")) || place.is_empty(),
+                "{place} in {text}"
+            );
+            assert!(problem.wrong.contains(wrong), "{wrong} in {text}");
+            assert!(text.lines().count() < 15 && text.ends_with("Nothing was written."), "{text}");
+        }
+    }
+
+    #[test]
+    fn two_names_of_one_address_are_a_duplicate() {
+        let problem = node(&NODE.replace("127.0.0.1:38419", "localhost:47812")).unwrap_err();
+        assert!(problem.wrong.contains("are the same"), "{problem}");
+    }
+
+    #[test]
+    fn texts_that_are_no_configuration_say_so() {
+        for (text, wrong) in [
+            ("", "expected opening"),
+            ("(", "expected"),
+            ("hello", "expected"),
+            ("()", "missing"),
+            ("(a: \"", "expected"),
+            ("() trailing", "trailing"),
+        ] {
+            let problem = node(text).unwrap_err();
+            assert!(problem.wrong.to_lowercase().contains(wrong), "{text}: {problem}");
+        }
+        let missing = NodeConfig::read(Path::new("no/such/file.ron")).unwrap_err();
+        assert!(missing.to_string().contains("there is no such file"), "{missing}");
+        let folder = NodeConfig::read(Path::new("src")).unwrap_err();
+        assert!(folder.to_string().contains("cannot be read"), "{folder}");
+        let dir = tempfile::tempdir().unwrap();
+        let binary = dir.path().join("config.ron");
+        std::fs::write(&binary, b"(a: \xff)").unwrap();
+        assert!(NodeConfig::read(&binary).unwrap_err().wrong.contains("byte 4"));
+    }
+
+    #[test]
+    fn indices_and_ports_out_of_range_are_refused() {
+        let config = node(NODE).unwrap();
+        assert!(config.member(2).is_ok());
+        let problem = config.member(3).unwrap_err();
+        assert!(problem.right.contains("an index from 0 to 2"), "{problem}");
+
+        let start =
+            |port: &str| CLUSTER.replace("(\n", &format!("(\n port_range_start: {port},\n"));
+        assert!(cluster(&start("65533"), 3).is_ok());
+        for port in ["65534", "0", "99999999999"] {
+            let problem = cluster(&start(port), 3).unwrap_err();
+            assert_eq!(problem.field.as_deref(), Some("port_range_start"), "{problem}");
+        }
+        assert!(cluster(&start("-5"), 3).is_err());
+    }
+}

@@ -1,0 +1,194 @@
+//! Cluster: who belongs to it. Headers of these answers carry no revision.
+
+use raft::MemberInfo;
+use raft::core::MemberId;
+use raft::node::MemberStatus;
+use raft_kv::proto::etcdserverpb::{
+    Member, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse,
+    MemberPromoteRequest, MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse,
+    MemberUpdateRequest, MemberUpdateResponse,
+};
+use tonic::{Request, Response, Status, async_trait};
+
+use super::{Etcd, errors};
+use crate::config;
+use crate::proto::etcdserverpb::cluster_server::Cluster;
+
+impl Etcd {
+    fn members(&self) -> Vec<Member> {
+        self.node.status().members.iter().map(member).collect()
+    }
+
+    /// The member whose peers dial it at `address`.
+    fn member_at(&self, address: &str) -> Option<Member> {
+        let status = self.node.status();
+        status.members.iter().find(|member| member.info.peer_address == address).map(member)
+    }
+
+    /// Returns once a member at `address` is in the configuration, as a learner at least.
+    async fn until_listed(&self, address: &str) {
+        let mut watch = self.node.watch_status();
+        let listed = watch.wait_for(|status| {
+            status.members.iter().any(|member| member.info.peer_address == address)
+        });
+        if listed.await.is_err() {
+            // The node is gone; whoever waits for the change itself hears of it.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+fn member(status: &MemberStatus) -> Member {
+    let info = &status.info;
+    let clients = if info.client_addresses.is_empty() {
+        std::slice::from_ref(&info.peer_address)
+    } else {
+        info.client_addresses.as_slice()
+    };
+    Member {
+        id: status.node.member.0,
+        name: info.name.clone(),
+        peer_ur_ls: vec![url(&info.peer_address)],
+        client_ur_ls: clients.iter().map(|address| url(address)).collect(),
+        is_learner: !status.voter,
+    }
+}
+
+fn url(address: &str) -> String {
+    format!("http://{address}")
+}
+
+/// The one address of a request's peer URLs.
+fn peer_address(urls: &[String]) -> Result<&str, Status> {
+    let invalid = || Status::invalid_argument("etcdserver: given member URLs are invalid");
+    let [url] = urls else {
+        return Err(invalid());
+    };
+    let address = url.strip_prefix("http://").ok_or_else(invalid)?;
+    let address = address.strip_suffix('/').unwrap_or(address);
+    config::check_syntax(address).map_err(|_| invalid())?;
+    Ok(address)
+}
+
+#[async_trait]
+impl Cluster for Etcd {
+    async fn member_list(
+        &self,
+        request: Request<MemberListRequest>,
+    ) -> Result<Response<MemberListResponse>, Status> {
+        self.check_metadata(&request)?;
+        if request.get_ref().linearizable {
+            self.check_voter(&request)?;
+            self.linearize().await?;
+        }
+        Ok(Response::new(MemberListResponse {
+            header: Some(self.header(0)),
+            members: self.members(),
+        }))
+    }
+
+    async fn member_add(
+        &self,
+        request: Request<MemberAddRequest>,
+    ) -> Result<Response<MemberAddResponse>, Status> {
+        self.check_voter(&request)?;
+        let request = request.into_inner();
+        let address = peer_address(&request.peer_ur_ls)?;
+        if self.member_at(address).is_some() {
+            return Err(Status::failed_precondition("etcdserver: Peer URLs already exists"));
+        }
+        // Its name and client addresses are its own to announce.
+        let info = MemberInfo { peer_address: address.to_owned(), ..MemberInfo::default() };
+        let members = self.node.members();
+        // A voter is first a learner that the leader promotes by itself: the client need not wait for that.
+        let add = async {
+            if request.is_learner {
+                members.add_learner(info).await
+            } else {
+                members.add(info).await
+            }
+        };
+        tokio::select! {
+            added = add => added.map_err(|error| errors::of_admin(&error))?,
+            () = self.until_listed(address) => {}
+        }
+        Ok(Response::new(MemberAddResponse {
+            header: Some(self.header(0)),
+            member: self.member_at(address),
+            members: self.members(),
+        }))
+    }
+
+    async fn member_remove(
+        &self,
+        request: Request<MemberRemoveRequest>,
+    ) -> Result<Response<MemberRemoveResponse>, Status> {
+        self.check_voter(&request)?;
+        let id = MemberId(request.get_ref().id);
+        self.node.members().remove(id).await.map_err(|error| errors::of_admin(&error))?;
+        Ok(Response::new(MemberRemoveResponse {
+            header: Some(self.header(0)),
+            members: self.members(),
+        }))
+    }
+
+    async fn member_update(
+        &self,
+        request: Request<MemberUpdateRequest>,
+    ) -> Result<Response<MemberUpdateResponse>, Status> {
+        self.check_voter(&request)?;
+        let request = request.into_inner();
+        let address = peer_address(&request.peer_ur_ls)?;
+        let status = self.node.status();
+        let known = status.members.iter().find(|member| member.node.member.0 == request.id);
+        let Some(known) = known else {
+            return Err(Status::not_found("etcdserver: member not found"));
+        };
+        let info =
+            MemberInfo { peer_address: address.to_owned(), ..MemberInfo::clone(&known.info) };
+        let updated = self.node.members().update(known.node.member, &info).await;
+        updated.map_err(|error| errors::of_admin(&error))?;
+        Ok(Response::new(MemberUpdateResponse {
+            header: Some(self.header(0)),
+            members: self.members(),
+        }))
+    }
+
+    async fn member_promote(
+        &self,
+        request: Request<MemberPromoteRequest>,
+    ) -> Result<Response<MemberPromoteResponse>, Status> {
+        self.check_voter(&request)?;
+        let id = MemberId(request.get_ref().id);
+        self.node.members().promote(id).await.map_err(|error| errors::of_admin(&error))?;
+        Ok(Response::new(MemberPromoteResponse {
+            header: Some(self.header(0)),
+            members: self.members(),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peer_urls_are_one_http_address() {
+        let address = |urls: &[&str]| {
+            let urls: Vec<String> = urls.iter().map(|url| (*url).to_owned()).collect();
+            peer_address(&urls).map(str::to_owned).map_err(|status| status.message().to_owned())
+        };
+        assert_eq!(address(&["http://127.0.0.1:2380"]), Ok("127.0.0.1:2380".to_owned()));
+        assert_eq!(address(&["http://[::1]:2380/"]), Ok("[::1]:2380".to_owned()));
+        for bad in [
+            &[][..],
+            &["127.0.0.1:2380"],
+            &["http://127.0.0.1"],
+            &["http://:2380"],
+            &["http://a b:1/x"],
+            &["http://a:1", "http://b:1"],
+        ] {
+            assert_eq!(address(bad), Err("etcdserver: given member URLs are invalid".to_owned()));
+        }
+    }
+}

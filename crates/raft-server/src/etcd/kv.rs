@@ -1,0 +1,120 @@
+//! KV: reading and writing keys.
+
+use raft_kv::proto::etcdserverpb::{
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
+    PutResponse, RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest, TxnResponse,
+};
+use raft_kv::{
+    Command, TXN_OPS_MAX, check_compact, check_delete, check_put, check_range, check_txn,
+};
+use tonic::{Request, Response, Status, async_trait};
+
+use super::{Etcd, errors};
+use crate::proto::etcdserverpb::kv_server::Kv;
+
+impl Etcd {
+    /// Replicates a command and returns what applying it answered.
+    async fn propose(&self, command: Command) -> Result<raft_kv::Response, Status> {
+        match self.node.propose(command).await {
+            Ok(answer) => answer.map_err(errors::of_kv),
+            Err(error) => Err(errors::of_propose(&error)),
+        }
+    }
+}
+
+/// The store answered another question than was asked.
+fn mismatch() -> Status {
+    tracing::error!("the store answered a command with the response of another kind");
+    Status::internal("etcdserver: response of another kind")
+}
+
+#[async_trait]
+impl Kv for Etcd {
+    async fn range(
+        &self,
+        request: Request<RangeRequest>,
+    ) -> Result<Response<RangeResponse>, Status> {
+        if request.get_ref().serializable {
+            self.check_metadata(&request)?;
+        } else {
+            self.check_voter(&request)?;
+        }
+        let request = request.into_inner();
+        check_range(&request).map_err(errors::of_kv)?;
+        if !request.serializable {
+            self.linearize().await?;
+        }
+        let mut response = self.reader.range(&request).map_err(errors::of_kv)?;
+        self.complete(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    type RangeStreamStream = tokio_stream::Empty<Result<RangeStreamResponse, Status>>;
+
+    async fn range_stream(
+        &self,
+        _request: Request<RangeRequest>,
+    ) -> Result<Response<Self::RangeStreamStream>, Status> {
+        // Clients that know it (etcd 3.7, Kubernetes 1.37) fall back to Range.
+        Err(Status::unimplemented("unknown method RangeStream for service etcdserverpb.KV"))
+    }
+
+    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        self.check_voter(&request)?;
+        let request = request.into_inner();
+        check_put(&request).map_err(errors::of_kv)?;
+        self.check_size(&request)?;
+        let raft_kv::Response::Put(mut response) = self.propose(Command::put(request)).await?
+        else {
+            return Err(mismatch());
+        };
+        self.complete(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<DeleteRangeRequest>,
+    ) -> Result<Response<DeleteRangeResponse>, Status> {
+        self.check_voter(&request)?;
+        let request = request.into_inner();
+        check_delete(&request).map_err(errors::of_kv)?;
+        self.check_size(&request)?;
+        let raft_kv::Response::DeleteRange(mut response) =
+            self.propose(Command::delete_range(request)).await?
+        else {
+            return Err(mismatch());
+        };
+        self.complete(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        self.check_voter(&request)?;
+        let request = request.into_inner();
+        check_txn(&request, TXN_OPS_MAX).map_err(errors::of_kv)?;
+        self.check_size(&request)?;
+        let raft_kv::Response::Txn(mut response) = self.propose(Command::txn(request)).await?
+        else {
+            return Err(mismatch());
+        };
+        self.complete(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn compact(
+        &self,
+        request: Request<CompactionRequest>,
+    ) -> Result<Response<CompactionResponse>, Status> {
+        self.check_voter(&request)?;
+        let request = request.into_inner();
+        check_compact(&request).map_err(errors::of_kv)?;
+        let raft_kv::Response::Compact(mut response) =
+            self.propose(Command::compact(request)).await?
+        else {
+            return Err(mismatch());
+        };
+        self.complete(&mut response.header);
+        Ok(Response::new(response))
+    }
+}

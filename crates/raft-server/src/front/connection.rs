@@ -1,0 +1,229 @@
+//! One accepted connection: told apart by its first bytes, then served.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use bytes::{Buf as _, Bytes, BytesMut};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tonic::codegen::Service as _;
+
+use super::Doors;
+use super::admission::Ticket;
+
+/// What an HTTP/2 client sends first.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How long a connection may take to introduce itself, and an HTTP/1 client to finish a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Requests in flight on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 4096;
+/// Bytes a client may send ahead on one stream: a whole request of the usual limit.
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+/// Bytes a client may send ahead on one connection.
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// An HTTP/2 client that says nothing is asked whether it lives …
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// … and has this long to answer.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Bytes of an HTTP/1 request's head.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// What a connection turned out to be.
+pub(super) enum Introduced {
+    /// A peer: its first byte is still unread.
+    Peer(TcpStream),
+    /// An HTTP/2 client whose preface has been read.
+    Http2(Rewound),
+    /// Anything else is left to the HTTP/1 parser to judge.
+    Http1(Rewound),
+}
+
+/// Waits for the first bytes. `None` when the connection closes, takes too long or is a peer at a door for
+/// clients only.
+pub(super) async fn introduce(stream: TcpStream, doors: Doors) -> Option<Introduced> {
+    match tokio::time::timeout(HEAD_TIMEOUT, first_bytes(stream, doors)).await {
+        Ok(Ok(introduced)) => introduced,
+        Ok(Err(error)) => {
+            tracing::debug!("a connection broke before it said anything: {error}");
+            None
+        }
+        Err(_) => {
+            tracing::debug!("a connection said nothing for {HEAD_TIMEOUT:?}");
+            None
+        }
+    }
+}
+
+async fn first_bytes(mut stream: TcpStream, doors: Doors) -> io::Result<Option<Introduced>> {
+    let mut first = [0u8; 1];
+    if stream.peek(&mut first).await? == 0 {
+        return Ok(None);
+    }
+    if raft::transport::first_byte_is_peer(first[0]) {
+        return Ok(doors.peers.then_some(Introduced::Peer(stream)));
+    }
+    if !doors.clients {
+        return Ok(None);
+    }
+    let mut read = BytesMut::with_capacity(HTTP2_PREFACE.len());
+    loop {
+        let matching = read.len().min(HTTP2_PREFACE.len());
+        if read[..matching] != HTTP2_PREFACE[..matching] {
+            return Ok(Some(Introduced::Http1(Rewound { read: read.freeze(), stream })));
+        }
+        if matching == HTTP2_PREFACE.len() {
+            return Ok(Some(Introduced::Http2(Rewound { read: read.freeze(), stream })));
+        }
+        let mut rest = (&mut stream).take((HTTP2_PREFACE.len() - read.len()) as u64);
+        if rest.read_buf(&mut read).await? == 0 {
+            return Ok(None);
+        }
+    }
+}
+
+/// Serves HTTP/2 until the client leaves, or `stop` and the requests under way are answered.
+pub(super) async fn serve_http2(io: Rewound, router: Router, stop: watch::Receiver<bool>) {
+    let service = service_fn(move |request| answer(router.clone(), request));
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopped(stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    report(ended);
+}
+
+/// Serves HTTP/1 likewise. The ticket is given back when the first request's head is there.
+pub(super) async fn serve_http1(
+    io: Rewound,
+    router: Router,
+    stop: watch::Receiver<bool>,
+    ticket: Ticket,
+) {
+    let ticket = Mutex::new(Some(ticket));
+    let service = service_fn(move |request| {
+        drop(ticket.lock().unwrap_or_else(PoisonError::into_inner).take());
+        answer(router.clone(), request)
+    });
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .half_close(true);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopped(stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    report(ended);
+}
+
+async fn answer(
+    mut router: Router,
+    request: hyper::Request<Incoming>,
+) -> Result<axum::response::Response, Infallible> {
+    let mut response = router.call(request).await?;
+    crate::etcd::polish(&mut response);
+    Ok(response)
+}
+
+/// Returns once `stop` is true.
+pub(super) async fn stopped(mut stop: watch::Receiver<bool>) {
+    // A sender that is gone means the same.
+    stop.wait_for(|stop| *stop).await.ok();
+}
+
+fn report(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!("a client's connection ended: {error}");
+    }
+}
+
+/// Hands a peer's connection over as the standard library has it.
+pub(super) fn into_std(stream: TcpStream, from: SocketAddr) -> Option<std::net::TcpStream> {
+    match stream.into_std() {
+        Ok(stream) => Some(stream),
+        Err(error) => {
+            tracing::warn!("the connection of peer {from} cannot be handed over: {error}");
+            None
+        }
+    }
+}
+
+/// A stream some of whose bytes were read already and are read again first.
+#[derive(Debug)]
+pub(super) struct Rewound {
+    read: Bytes,
+    stream: TcpStream,
+}
+
+impl AsyncRead for Rewound {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.read.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        }
+        let count = self.read.len().min(buffer.remaining());
+        buffer.put_slice(&self.read[..count]);
+        self.read.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Rewound {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

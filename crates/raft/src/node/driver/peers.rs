@@ -1,0 +1,366 @@
+//! What other nodes say.
+
+use raft_core::{
+    Envelope, Member, Membership, MembershipStep, Message, NodeId, StateMachine, Time,
+};
+use tracing::{debug, info, warn};
+
+use super::{Driver, SnapshotJob, send_formation};
+use crate::error::{AdminError, NodeError};
+use crate::io::{Network, Stream};
+use crate::log::LogRequest;
+use crate::log::snapshot::SnapshotRequest;
+use crate::message::{
+    Admin, Forward, ForwardAdmin, ForwardAdminReply, ForwardRefused, PeerMessage, Refusal,
+};
+use crate::node::admin::Origin;
+use crate::node::entry_header::EntryHeader;
+use crate::node::formation_message::FormationMessage;
+use crate::node::member_info::MemberInfo;
+
+/// What a node answers to an administrator's request that only the leader can take.
+const NOT_LEADER: &str = "not leader";
+/// Numbers of forwarded proposals remembered for each follower in one term: a frame that a network delivers twice
+/// is appended once.
+const FORWARDS_MAX: usize = 1 << 16;
+/// A removed node is told so no more often than this.
+const REMOVED_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+
+impl<S: StateMachine> Driver<S> {
+    /// Remembers the highest epoch of a peer, for when its disk forgets.
+    pub(super) fn note_epoch(&mut self, from: NodeId, epoch: u64) {
+        if epoch == 0 || self.peer_epochs.get(&from).is_some_and(|known| *known >= epoch) {
+            return;
+        }
+        self.peer_epochs.insert(from, epoch);
+        self.out.peer_epochs.push((from, epoch));
+        if self.raft.is_some() {
+            self.out.log.push(LogRequest::PeerEpoch(from, epoch));
+        }
+    }
+
+    pub(super) fn on_message(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        message: PeerMessage,
+        network: &mut impl Network,
+    ) {
+        match message {
+            PeerMessage::Raft(message) => self.on_raft(now, from, message),
+            PeerMessage::Forward(forward) => self.on_forward(now, from, forward, network),
+            PeerMessage::ForwardRefused(refused) => self.on_forward_refused(now, from, &refused),
+            PeerMessage::ForwardAdmin(admin) => self.on_forward_admin(now, from, admin, network),
+            PeerMessage::ForwardAdminReply(reply) => self.on_forward_admin_reply(now, reply),
+            PeerMessage::Formation(bytes) => match FormationMessage::decode(&bytes) {
+                Some(message) => self.on_formation(now, from, message, network),
+                None => warn!(peer = %from, "a formation message does not decode; it is ignored"),
+            },
+            PeerMessage::Snapshot(message) => {
+                if self.raft.is_some() {
+                    let request = SnapshotRequest::Message(from, message);
+                    self.out.snapshot.push(SnapshotJob::Work(request));
+                }
+            }
+            PeerMessage::Goodbye => debug!(peer = %from, "says goodbye"),
+        }
+    }
+
+    fn on_raft(&mut self, now: Time, from: NodeId, message: Message) {
+        // The end of a snapshot is said by the own snapshot thread, never by a peer.
+        if matches!(message, Message::InstallSnapshot(_)) {
+            warn!(peer = %from, "sends the end of a snapshot outside of a snapshot; it is ignored");
+            return;
+        }
+        if let Some(raft) = &mut self.raft {
+            raft.step(now, Envelope { from, to: self.node, message });
+        }
+    }
+
+    fn on_formation(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        message: FormationMessage,
+        network: &mut impl Network,
+    ) {
+        if let Some(formation) = &mut self.formation {
+            if let FormationMessage::Empty { info, .. } = &message
+                && let Some(info) = MemberInfo::decode(info)
+            {
+                self.callers.insert(info.peer_address);
+            }
+            formation.step(now, from, message);
+            self.work_off_formation(network);
+            return;
+        }
+        let (Some(raft), Some(founding)) = (&self.raft, &self.founding) else { return };
+        let committed = raft.committed_membership();
+        let formed = || FormationMessage::Formed {
+            founding: founding.clone(),
+            committed: Membership::clone(committed),
+        };
+        match message {
+            FormationMessage::Empty { info, .. } => {
+                send_formation(network, from, &formed());
+                if let Some(info) = MemberInfo::decode(&info) {
+                    self.on_empty_node(now, from, info);
+                }
+            }
+            FormationMessage::Prepare(_) | FormationMessage::Accept(..) => {
+                send_formation(network, from, &formed());
+            }
+            FormationMessage::Formed { founding: theirs, committed } => {
+                if theirs.cluster == founding.cluster && committed.removed().contains(&self.node) {
+                    self.end(Err(NodeError::Removed));
+                }
+            }
+            FormationMessage::StandingAsk { .. } if committed.removed().contains(&from) => {
+                send_formation(network, from, &formed());
+            }
+            FormationMessage::StandingAsk { .. } => {
+                let acknowledged = raft
+                    .progress()
+                    .find(|(node, _)| *node == from)
+                    .map_or(raft_core::Index::ZERO, |(_, progress)| progress.match_index());
+                let reply = FormationMessage::StandingReply {
+                    epoch_seen: self.peer_epochs.get(&from).copied().unwrap_or(0),
+                    acknowledged,
+                    commit_index: raft.commit_index(),
+                    committed: Membership::clone(committed),
+                };
+                send_formation(network, from, &reply);
+            }
+            FormationMessage::StandingReply {
+                epoch_seen,
+                acknowledged,
+                commit_index,
+                committed,
+            } => {
+                if let Some(gate) = &mut self.gate {
+                    gate.answer(from, epoch_seen, acknowledged, commit_index, &committed);
+                }
+            }
+            FormationMessage::Promise { .. }
+            | FormationMessage::Accepted(_)
+            | FormationMessage::Refused { .. } => {}
+        }
+    }
+
+    /// An empty node wants to know about the cluster: it may be wanted here.
+    fn on_empty_node(&mut self, now: Time, from: NodeId, info: MemberInfo) {
+        self.consider_admission(now, from, &info);
+        self.admins.seen_empty(from, info);
+    }
+
+    /// The leader admits a member that was configured from the beginning and has never been seen (decision 2).
+    /// Once any member was removed, an address may be vacant on purpose, and only an administrator fills it.
+    fn consider_admission(&mut self, now: Time, node: NodeId, info: &MemberInfo) {
+        let (Some(raft), Some(founding)) = (&mut self.raft, &self.founding) else { return };
+        let membership = raft.membership();
+        let address = &info.peer_address;
+        let known = membership.members().any(|(known, member)| {
+            known.member == node.member
+                || MemberInfo::decode(&member.info)
+                    .is_some_and(|info| info.peer_address == *address)
+        });
+        let vacant =
+            founding.configured.contains(address) && !known && membership.removed().is_empty();
+        if !vacant || !raft.is_established() || self.admins.is_admitting(node) {
+            return;
+        }
+        info!(%node, address, "admits a configured member that was not there when the cluster formed");
+        let member = Member { info: info.encode(), auto_promote: true };
+        let change = self.admins.begin_change(Origin::Own(node));
+        let steps = vec![MembershipStep::AddLearner { node, member }];
+        if let Err(error) = raft.change_membership(now, change, steps, bytes::Bytes::new()) {
+            debug!(%node, %error, "not admitted now");
+            self.admins.end_change(change);
+        }
+    }
+
+    /// A follower's proposals: appended once, or refused for certain.
+    fn on_forward(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        forward: Forward,
+        network: &mut impl Network,
+    ) {
+        let Some(raft) = &mut self.raft else { return };
+        let term = raft.current_term();
+        if self.forwards.0 != term {
+            self.forwards = (term, std::collections::BTreeMap::new());
+        }
+        let mut requests = Vec::with_capacity(forward.payloads.len());
+        let mut payloads = Vec::with_capacity(forward.payloads.len());
+        let seen = self.forwards.1.entry(from).or_default();
+        for payload in forward.payloads {
+            // What cannot be answered must not be appended either.
+            let Ok((header, _)) = EntryHeader::decode(&payload) else {
+                warn!(peer = %from, "forwards something that is no proposal; it is ignored");
+                continue;
+            };
+            if header.proposer == from && !(forward.term == term && seen.contains(&header.request))
+            {
+                requests.push(header.request);
+                payloads.push(payload);
+            }
+        }
+        if requests.is_empty() {
+            return;
+        }
+        let busy = self.log_full || self.stopping.is_some();
+        let outcome = if forward.term != term {
+            Err(Refusal::NotLeader)
+        } else if busy {
+            Err(Refusal::Transferring)
+        } else {
+            raft.propose(now, payloads).map_err(|error| match error {
+                raft_core::ProposeError::NotLeader { .. } => Refusal::NotLeader,
+                raft_core::ProposeError::Overloaded => Refusal::Overloaded,
+                raft_core::ProposeError::Transferring => Refusal::Transferring,
+            })
+        };
+        match outcome {
+            Ok(_) => {
+                seen.extend(requests);
+                while seen.len() > FORWARDS_MAX {
+                    seen.pop_first();
+                }
+            }
+            Err(refusal) => {
+                let refusal = if self.log_full { Refusal::Overloaded } else { refusal };
+                let refused = ForwardRefused { term: forward.term, requests, refusal };
+                network.send(from, Stream::Control, PeerMessage::ForwardRefused(refused));
+            }
+        }
+    }
+
+    fn on_forward_refused(&mut self, now: Time, from: NodeId, refused: &ForwardRefused) {
+        debug!(peer = %from, refusal = ?refused.refusal, count = refused.requests.len(), "forward refused");
+        self.proposals.refused(Some(from), refused.term, &refused.requests, refused.refusal);
+        match refused.refusal {
+            Refusal::NotLeader => self.not_leader = Some((refused.term, from)),
+            Refusal::Transferring => self.wait_before_forwarding(now),
+            Refusal::Overloaded => {}
+        }
+    }
+
+    pub(super) fn wait_before_forwarding(&mut self, now: Time) {
+        self.forward_after = Some(now.after(self.settings.heartbeat_interval / 4));
+    }
+
+    fn on_forward_admin(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        forward: ForwardAdmin,
+        network: &mut impl Network,
+    ) {
+        let origin = Origin::Remote(from, forward.request);
+        let leads = self.raft.as_ref().is_some_and(|raft| raft.leader() == Some(self.node));
+        if !leads || self.stopping.is_some() {
+            return self.tell_admin(origin, Err(AdminError::NoLeader), network);
+        }
+        self.perform_admin(now, origin, forward.admin, network);
+    }
+
+    fn on_forward_admin_reply(&mut self, now: Time, reply: ForwardAdminReply) {
+        match reply.outcome {
+            Ok(index) => self.admins.finish(reply.request, Ok(index)),
+            Err(text) if text == NOT_LEADER => {
+                self.admins.not_leader(reply.request);
+                self.wait_before_forwarding(now);
+            }
+            Err(text) => self.admins.finish(reply.request, Err(AdminError::RefusedByLeader(text))),
+        }
+    }
+
+    /// The leader carries out an administrator's request.
+    pub(super) fn perform_admin(
+        &mut self,
+        now: Time,
+        origin: Origin,
+        admin: Admin,
+        network: &mut impl Network,
+    ) {
+        let Some(raft) = &mut self.raft else { return };
+        match admin {
+            Admin::Membership(steps) => {
+                let (proposer, request) = match origin {
+                    Origin::Local(request) => (self.node, request),
+                    Origin::Remote(node, request) => (node, request),
+                    Origin::Own(_) => return,
+                };
+                info!(?steps, "membership change");
+                let header = EntryHeader { proposer, request, session: None };
+                let change = self.admins.begin_change(origin);
+                if let Err(error) = raft.change_membership(now, change, steps, header.to_bytes()) {
+                    self.admins.end_change(change);
+                    let error = match error {
+                        raft_core::MembershipError::NotLeader => AdminError::NoLeader,
+                        error => AdminError::Refused(error),
+                    };
+                    self.tell_admin(origin, Err(error), network);
+                }
+            }
+            Admin::Transfer(target) => match raft.transfer_leadership(now, target) {
+                Ok(target) => {
+                    info!(%target, "hands leadership over");
+                    self.admins.begin_transfer(origin);
+                }
+                Err(raft_core::TransferError::AlreadyLeader) => {
+                    self.tell_admin(origin, Ok(raft_core::Index::ZERO), network);
+                }
+                Err(raft_core::TransferError::NotLeader) => {
+                    self.tell_admin(origin, Err(AdminError::NoLeader), network);
+                }
+                Err(
+                    error @ (raft_core::TransferError::NoTarget
+                    | raft_core::TransferError::InProgress),
+                ) => {
+                    let error = AdminError::RefusedByLeader(error.to_string());
+                    self.tell_admin(origin, Err(error), network);
+                }
+            },
+        }
+    }
+
+    /// The outcome of an administrator's request, to whoever asked.
+    pub(super) fn tell_admin(
+        &mut self,
+        origin: Origin,
+        outcome: Result<raft_core::Index, AdminError>,
+        network: &mut impl Network,
+    ) {
+        match origin {
+            Origin::Local(request) => match outcome {
+                Err(AdminError::NoLeader) => self.admins.not_leader(request),
+                outcome => self.admins.finish(request, outcome),
+            },
+            Origin::Remote(node, request) => {
+                let outcome = outcome.map_err(|error| match error {
+                    AdminError::NoLeader => String::from(NOT_LEADER),
+                    error => error.to_string(),
+                });
+                let reply = ForwardAdminReply { request, outcome };
+                network.send(node, Stream::Control, PeerMessage::ForwardAdminReply(reply));
+            }
+            Origin::Own(node) => debug!(%node, ?outcome, "admission"),
+        }
+    }
+
+    /// A node that the cluster has removed goes on campaigning: tell it.
+    pub(super) fn tell_removed(&mut self, now: Time, node: NodeId, network: &mut impl Network) {
+        let (Some(raft), Some(founding)) = (&self.raft, &self.founding) else { return };
+        if self.removed_told.get(&node).is_some_and(|told| now.since(*told) < REMOVED_INTERVAL) {
+            return;
+        }
+        let committed = Membership::clone(raft.committed_membership());
+        self.removed_told.retain(|node, _| committed.removed().contains(node));
+        self.removed_told.insert(node, now);
+        let formed = FormationMessage::Formed { founding: founding.clone(), committed };
+        send_formation(network, node, &formed);
+    }
+}

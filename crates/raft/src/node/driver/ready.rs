@@ -1,0 +1,354 @@
+//! What the protocol wants, and what the apply and snapshot threads answer.
+
+use raft_core::{
+    Entry, EntryId, EntryKind, Envelope, Event, InstallSnapshot, Membership, Message, NodeId,
+    Persist, Ready, SnapshotMeta, StateMachine, Time,
+};
+use tracing::{debug, error, info, trace, warn};
+
+use super::{Deferred, Driver, SnapshotDone, SnapshotJob};
+use crate::apply::{ApplyCompletion, ApplyRequest};
+use crate::error::{AdminError, NodeError};
+use crate::io::{Network, Stream};
+use crate::log::LogRequest;
+use crate::log::snapshot::{SnapshotEffect, SnapshotRequest};
+use crate::message::PeerMessage;
+use crate::node::entry_header::EntryHeader;
+use crate::node::formation_message::Founding;
+use crate::node::request::ProposeWaiter;
+
+impl<S: StateMachine> Driver<S> {
+    pub(super) fn work_off_ready(&mut self, now: Time, network: &mut impl Network) {
+        loop {
+            let Some(raft) = &mut self.raft else { return };
+            let ready = raft.ready();
+            if ready.is_empty() {
+                return;
+            }
+            trace!(node = %self.node, ?ready, "ready");
+            self.work_off(now, ready, network);
+            // What became possible by it leaves in the same turn.
+            self.dispatch(now, network);
+        }
+    }
+
+    fn work_off(&mut self, now: Time, ready: Ready, network: &mut impl Network) {
+        let Ready { messages, persist, restore, committed, reads, fetches, snapshots, events } =
+            ready;
+        for Envelope { to, message, .. } in messages {
+            network.send(to, Stream::Control, PeerMessage::Raft(message));
+        }
+        if let Some(persist) = persist {
+            self.on_persist(persist);
+        }
+        for event in events {
+            self.on_event(now, event, network);
+        }
+        if let Some(meta) = restore {
+            self.on_restore(meta);
+        }
+        if !committed.is_empty() {
+            self.on_committed(committed);
+        }
+        for read in reads {
+            self.reads.finished(read.id, read.index);
+            if read.index.is_none() {
+                self.wait_before_forwarding(now);
+            }
+        }
+        self.out.log.extend(fetches.into_iter().map(LogRequest::Fetch));
+        for send in snapshots {
+            info!(to = %send.to, "sends a snapshot");
+            self.out.snapshot.push(SnapshotJob::Work(SnapshotRequest::Send(send)));
+        }
+    }
+
+    fn on_persist(&mut self, persist: Persist) {
+        if let Some(to) = persist.compact_to
+            && let Some(raft) = &self.raft
+            && let Some(term) = raft.term_at(to)
+        {
+            self.compactions.push_back((persist.ticket.sequence(), EntryId { index: to, term }));
+        }
+        self.out.log.push(LogRequest::Write(persist));
+    }
+
+    /// The log begins anew after a snapshot: everything before it that waited here was never seen.
+    fn on_restore(&mut self, meta: SnapshotMeta) {
+        let at = meta.last_included;
+        info!(%at, "restores a snapshot from the leader");
+        self.proposals.skipped(at.term);
+        self.handed = self.handed.max(at.index);
+        self.handed_term = self.handed_term.max(at.term);
+        self.checkpoints.restart();
+        self.picture = None;
+        self.checkpoints.busy = false;
+        let membership = meta.membership.clone();
+        self.admins.committed(at.index, &membership, None);
+        if self.deferred.is_empty() {
+            self.out.snapshot.push(SnapshotJob::Open(meta.clone()));
+        }
+        self.deferred.push_back(Deferred::Restore(meta));
+        self.leave_if_removed(&membership);
+    }
+
+    /// Work for the apply thread; behind a restore that is being prepared.
+    pub(super) fn push_apply(&mut self, request: ApplyRequest<S>) {
+        if self.deferred.is_empty() {
+            self.out.apply.push(request);
+        } else {
+            self.deferred.push_back(Deferred::Request(request));
+        }
+    }
+
+    fn on_committed(&mut self, committed: Vec<Entry>) {
+        let mut batch: Vec<Entry> = Vec::with_capacity(committed.len());
+        let mut waiters: Vec<(raft_core::Index, ProposeWaiter<S>)> = Vec::new();
+        for entry in committed {
+            let id = entry.id;
+            self.handed = id.index;
+            match entry.kind {
+                EntryKind::Empty => {}
+                EntryKind::Command => {
+                    if let Ok((header, _)) = EntryHeader::decode(&entry.payload)
+                        && header.proposer == self.node
+                        && let Some(waiter) = self.proposals.committed(header.request)
+                    {
+                        waiters.push((id.index, waiter));
+                    }
+                }
+                EntryKind::Membership => self.on_membership_committed(&entry),
+            }
+            if id.term > self.handed_term {
+                self.handed_term = id.term;
+                self.proposals.superseded(id.term);
+            }
+            let point = self.checkpoints.count(id, entry.payload.len());
+            batch.push(entry);
+            if point && !self.checkpoints.busy {
+                self.checkpoints.busy = true;
+                let (entries, waiters) = (std::mem::take(&mut batch), std::mem::take(&mut waiters));
+                self.push_apply(ApplyRequest::Entries { entries, waiters });
+                self.push_apply(ApplyRequest::Picture(id));
+            }
+        }
+        if !batch.is_empty() {
+            self.push_apply(ApplyRequest::Entries { entries: batch, waiters });
+        }
+    }
+
+    fn on_membership_committed(&mut self, entry: &Entry) {
+        let Some((membership, context)) = Membership::decode(&entry.payload) else { return };
+        let request = EntryHeader::decode(&context)
+            .ok()
+            .filter(|(header, _)| header.proposer == self.node)
+            .map(|(header, _)| header.request);
+        info!(index = %entry.id.index, ?membership, "membership committed");
+        self.admins.committed(entry.id.index, &membership, request);
+        self.leave_if_removed(&membership);
+    }
+
+    fn leave_if_removed(&mut self, membership: &Membership) {
+        if membership.removed().contains(&self.node) && !membership.contains(self.node) {
+            // A shutdown's patience: followers learn the commit from the next message of this leader.
+            let now = self.raft.as_ref().map_or(Time::ZERO, raft_core::Raft::now);
+            self.begin_stopping(now, self.settings.heartbeat_interval, Err(NodeError::Removed));
+        }
+    }
+
+    fn on_event(&mut self, now: Time, event: Event, network: &mut impl Network) {
+        match event {
+            Event::BecameLeader { term } => {
+                info!(%term, "leads");
+                self.leader_changed(self.node);
+            }
+            Event::LeadershipEstablished { term } => debug!(%term, "leadership established"),
+            Event::BecameFollower { term, leader } => match leader {
+                Some(leader) => {
+                    if self.last_leader != Some(leader) {
+                        info!(%term, %leader, "follows");
+                    }
+                    self.leader_changed(leader);
+                }
+                None => {
+                    debug!(%term, "no leader");
+                    self.last_leader = None;
+                }
+            },
+            Event::SteppedDown { term, reason } => warn!(%term, ?reason, "gave up leadership"),
+            Event::MembershipChanged { index, membership } => {
+                debug!(%index, ?membership, "membership in force");
+            }
+            Event::MembershipDropped { request, reason } => {
+                if let Some(origin) = self.admins.end_change(request) {
+                    let error = match reason {
+                        raft_core::MembershipError::NotLeader => AdminError::NoLeader,
+                        reason => AdminError::Refused(reason),
+                    };
+                    self.tell_admin(origin, Err(error), network);
+                }
+            }
+            Event::TransferEnded { target, aborted } => {
+                for origin in self.admins.end_transfer() {
+                    let outcome = if aborted {
+                        Err(AdminError::RefusedByLeader(format!(
+                            "{target} did not take over in time"
+                        )))
+                    } else {
+                        Ok(raft_core::Index::ZERO)
+                    };
+                    self.tell_admin(origin, outcome, network);
+                }
+                if aborted
+                    && self.stopping.is_some()
+                    && let Some(raft) = &mut self.raft
+                {
+                    // Still stopping: try the next best voter for as long as there is time.
+                    if let Err(error) = raft.transfer_leadership(now, None) {
+                        debug!(%error, "nobody to hand leadership to");
+                    }
+                }
+            }
+            Event::Contradiction { from, what } => {
+                error!(peer = %from, ?what, "a peer says what cannot be; one of the two is damaged");
+            }
+            Event::UnknownPeer { from, removed: true } => self.tell_removed(now, from, network),
+            event => debug!(?event, "event"),
+        }
+    }
+
+    fn leader_changed(&mut self, leader: NodeId) {
+        if self.last_leader == Some(leader) {
+            return;
+        }
+        self.last_leader = Some(leader);
+        self.forward_after = None;
+        self.admins.leader_changed(leader);
+    }
+
+    pub(super) fn on_apply(&mut self, now: Time, completion: ApplyCompletion<S>) {
+        match completion {
+            ApplyCompletion::Applied(index) => self.on_applied(now, index),
+            ApplyCompletion::Restored(meta) => self.on_applied(now, meta.last_included.index),
+            ApplyCompletion::Picture(id, picture) => {
+                // A restore in between has made it obsolete.
+                if self.checkpoints.busy {
+                    self.picture = Some((id, picture));
+                }
+            }
+            ApplyCompletion::Failed(error) => self.end(Err(error)),
+        }
+    }
+
+    fn on_applied(&mut self, now: Time, index: raft_core::Index) {
+        self.applied = self.applied.max(index);
+        if let Some(raft) = &mut self.raft {
+            raft.applied(now, index);
+        }
+    }
+
+    /// Hands a picture to the snapshot thread once the log is durable up to it.
+    pub(super) fn write_checkpoint(&mut self) {
+        let (Some(raft), Some((id, picture))) = (&self.raft, self.picture.take()) else { return };
+        if raft.durable_index() < id.index {
+            self.picture = Some((id, picture));
+            return;
+        }
+        match raft.snapshot_meta(id.index) {
+            Some(meta) if meta.last_included == id => {
+                debug!(at = %id, "writes a checkpoint");
+                self.out.snapshot.push(SnapshotJob::Work(SnapshotRequest::Write(meta, picture)));
+            }
+            // The log begins after it already.
+            Some(_) | None => self.checkpoints.busy = false,
+        }
+    }
+
+    pub(super) fn on_snapshot(
+        &mut self,
+        now: Time,
+        done: SnapshotDone,
+        network: &mut impl Network,
+    ) {
+        match done {
+            SnapshotDone::Effect(effect) => self.on_snapshot_effect(now, effect, network),
+            SnapshotDone::Opened(meta, source) => self.on_opened(&meta, source),
+        }
+    }
+
+    fn on_opened(
+        &mut self,
+        meta: &SnapshotMeta,
+        source: Option<Box<dyn raft_core::SnapshotSource + Send>>,
+    ) {
+        if !matches!(self.deferred.front(), Some(Deferred::Restore(front)) if front == meta) {
+            return;
+        }
+        let Some(source) = source else {
+            let text = format!("snapshot {} is not there", meta.last_included);
+            let error = raft_core::SnapshotError::Undecodable(text);
+            return self.end(Err(NodeError::Snapshot(error)));
+        };
+        self.deferred.pop_front();
+        self.out.apply.push(ApplyRequest::Restore(meta.clone(), source));
+        while let Some(deferred) = self.deferred.pop_front() {
+            match deferred {
+                Deferred::Request(request) => self.out.apply.push(request),
+                Deferred::Restore(meta) => {
+                    self.out.snapshot.push(SnapshotJob::Open(meta.clone()));
+                    self.deferred.push_front(Deferred::Restore(meta));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn on_snapshot_effect(
+        &mut self,
+        now: Time,
+        effect: SnapshotEffect,
+        network: &mut impl Network,
+    ) {
+        let Some(raft) = &mut self.raft else { return };
+        match effect {
+            SnapshotEffect::Send(to, message) => {
+                network.send(to, Stream::Bulk, PeerMessage::Snapshot(message));
+            }
+            SnapshotEffect::Written(meta) => {
+                let at = meta.last_included;
+                info!(%at, "checkpoint written");
+                self.checkpoints.busy = false;
+                // A snapshot from the leader may have taken its place meanwhile.
+                if raft.term_at(at.index) == Some(at.term) {
+                    let compact_to = self.checkpoints.compact_to(at.index);
+                    raft.snapshot_taken(now, meta, compact_to);
+                }
+            }
+            SnapshotEffect::WriteFailed(meta, error) => {
+                warn!(at = %meta.last_included, %error, "no checkpoint; the older one stays");
+                self.checkpoints.busy = false;
+            }
+            SnapshotEffect::Received { from, term, snapshot } => {
+                info!(%from, at = %snapshot.last_included, "a snapshot has arrived");
+                let message = Message::InstallSnapshot(InstallSnapshot { term, snapshot });
+                raft.step(now, Envelope { from, to: self.node, message });
+            }
+            SnapshotEffect::Sent(to, at) => info!(%to, %at, "snapshot sent"),
+            SnapshotEffect::SendFailed(to, reason) => {
+                info!(%to, reason, "a snapshot transfer broke");
+                raft.snapshot_failed(now, to);
+            }
+        }
+    }
+
+    /// Refuses a configured list that is neither the one by which the cluster formed nor the present membership
+    /// (decision 4).
+    pub(super) fn check_configured(
+        &self,
+        founding: &Founding,
+        membership: &Membership,
+    ) -> Result<(), NodeError> {
+        super::view::check_configured(&self.settings, self.node, founding, membership)
+            .map_err(NodeError::Config)
+    }
+}

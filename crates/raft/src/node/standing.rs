@@ -1,0 +1,188 @@
+//! Whether a restarted node still is who it was (decision 10). Sans-IO.
+//!
+//! A data directory can be older than it looks: an image restored from a backup, a disk that lost what it had
+//! synced. Its epoch, which every promise carried, is then lower than the one its peers saw. A starting member
+//! therefore promises nothing until a quorum, itself included, has confirmed that none of them knows a higher
+//! epoch or a later acknowledged position of it. docs/disk-format.md states the window that remains.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use raft_core::{Index, Membership, NodeId, Time};
+
+/// How often those that have not answered are asked again.
+const ASK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// What is known about the own standing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Not enough have answered.
+    Open,
+    /// A quorum has confirmed.
+    Confirmed,
+    /// Somebody knows of promises that this directory does not. The text says which.
+    Amnesic(String),
+}
+
+/// Collects the answers.
+#[derive(Debug)]
+pub struct Gate {
+    /// The epoch that the directory has reached: nothing that this process said carried a higher one.
+    epoch: u64,
+    /// Where the log ended when this process began.
+    last_log: Index,
+    confirmed: BTreeSet<NodeId>,
+    /// Whose quorum counts: the newest configuration known.
+    membership: Membership,
+    /// Where that one is known to be committed; zero for the own.
+    told_at: Index,
+    next_ask: Time,
+    verdict: Verdict,
+}
+
+impl Gate {
+    /// A node that starts with what recovery found.
+    #[must_use]
+    pub fn new(
+        node: NodeId,
+        epoch: u64,
+        last_log: Index,
+        membership: Membership,
+        now: Time,
+    ) -> Self {
+        let mut gate = Self {
+            epoch,
+            last_log,
+            confirmed: BTreeSet::from([node]),
+            membership,
+            told_at: Index::ZERO,
+            next_ask: now,
+            verdict: Verdict::Open,
+        };
+        gate.decide();
+        gate
+    }
+
+    /// The directory has reached a higher epoch.
+    pub fn advance(&mut self, epoch: u64) {
+        self.epoch = self.epoch.max(epoch);
+    }
+
+    /// The state of the question.
+    #[must_use]
+    pub const fn verdict(&self) -> &Verdict {
+        &self.verdict
+    }
+
+    /// Whom to ask now; nobody before the time for it.
+    pub fn ask(&mut self, now: Time) -> Vec<NodeId> {
+        if now < self.next_ask || self.verdict != Verdict::Open {
+            return Vec::new();
+        }
+        self.next_ask = now.after(ASK_INTERVAL);
+        self.membership
+            .members()
+            .map(|(node, _)| node)
+            .filter(|n| !self.confirmed.contains(n))
+            .collect()
+    }
+
+    /// When [`ask`](Self::ask) wants to be called.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Time> {
+        (self.verdict == Verdict::Open).then_some(self.next_ask)
+    }
+
+    /// A peer's answer.
+    pub fn answer(
+        &mut self,
+        from: NodeId,
+        epoch_seen: u64,
+        acknowledged: Index,
+        commit_index: Index,
+        committed: &Membership,
+    ) {
+        if self.verdict != Verdict::Open {
+            return;
+        }
+        if epoch_seen > self.epoch || acknowledged > self.last_log {
+            self.verdict = Verdict::Amnesic(format!(
+                "{from} has seen epoch {epoch_seen} and position {acknowledged} of this node, whose data folder \
+                 ends at epoch {} and position {}: an older state of the folder was restored, or the disk lost \
+                 what it had acknowledged",
+                self.epoch, self.last_log
+            ));
+            return;
+        }
+        // A configuration committed at or after the end of the own log is at least as new as any in it.
+        if commit_index >= self.last_log && commit_index > self.told_at {
+            self.told_at = commit_index;
+            self.membership = committed.clone();
+        }
+        self.confirmed.insert(from);
+        self.decide();
+    }
+
+    fn decide(&mut self) {
+        let quorum = |voters: &BTreeSet<NodeId>| {
+            voters.is_empty() || voters.intersection(&self.confirmed).count() > voters.len() / 2
+        };
+        if quorum(self.membership.voters()) && quorum(self.membership.outgoing()) {
+            self.verdict = Verdict::Confirmed;
+        }
+    }
+
+    /// The epoch that is to be confirmed.
+    #[must_use]
+    pub const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn members(count: u64) -> Membership {
+        Membership::from_voters((1..=count).map(|n| (NodeId::new(n, 1), Bytes::new())))
+    }
+
+    fn gate(count: u64) -> Gate {
+        Gate::new(NodeId::new(1, 1), 5, Index(10), members(count), Time::ZERO)
+    }
+
+    #[test]
+    fn a_cluster_of_one_is_confirmed_at_once() {
+        assert_eq!(*gate(1).verdict(), Verdict::Confirmed);
+    }
+
+    #[test]
+    fn a_quorum_with_the_node_itself_confirms() {
+        let mut gate = gate(5);
+        for (peer, verdict) in [(2, Verdict::Open), (2, Verdict::Open), (3, Verdict::Confirmed)] {
+            gate.answer(NodeId::new(peer, 1), 5, Index(10), Index(3), &members(5));
+            assert_eq!(*gate.verdict(), verdict);
+        }
+    }
+
+    #[test]
+    fn a_higher_epoch_or_a_later_position_makes_amnesic() {
+        for (epoch, acknowledged) in [(6, 10), (5, 11)] {
+            let mut gate = gate(3);
+            gate.answer(NodeId::new(2, 1), epoch, Index(acknowledged), Index(3), &members(3));
+            assert!(matches!(gate.verdict(), Verdict::Amnesic(_)));
+            // Nothing that is said later makes it well again.
+            gate.answer(NodeId::new(3, 1), 0, Index(0), Index(3), &members(3));
+            assert!(matches!(gate.verdict(), Verdict::Amnesic(_)));
+        }
+    }
+
+    #[test]
+    fn voters_that_are_gone_are_not_waited_for_once_a_newer_configuration_is_known() {
+        let mut gate = gate(3);
+        let newer = Membership::from_voters([1, 8, 9].map(|n| (NodeId::new(n, 1), Bytes::new())));
+        gate.answer(NodeId::new(8, 1), 0, Index(0), Index(20), &newer);
+        assert_eq!(*gate.verdict(), Verdict::Confirmed);
+    }
+}
