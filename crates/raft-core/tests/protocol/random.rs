@@ -106,7 +106,7 @@ const MIN: u64 = 150_000;
 const MAX: u64 = 300_000;
 const HEARTBEAT: u64 = 50_000;
 /// Virtual time under faults.
-const FAULTY: u64 = 5_000_000;
+const FAULTY: u64 = 2_500_000;
 const LEASE: Lease = Lease { length: Duration::from_millis(150), drift_ppm: 20_000 };
 
 struct World {
@@ -447,7 +447,7 @@ impl World {
         }
     }
 
-    /// A snapshot's stream notices that it broke; nothing else does.
+    /// A snapshot's stream notices that it broke or was refused; nothing else does.
     fn lose(&mut self, envelope: &Envelope) {
         if let Message::InstallSnapshot(_) = envelope.message
             && self.cluster.raft(envelope.from).is_some()
@@ -470,6 +470,9 @@ impl World {
         if self.paused.contains(&to) {
             self.later(50_000, Happening::Arrive(envelope));
             return;
+        }
+        if self.cluster.raft(to).is_some_and(|raft| raft.standing() == Standing::Silent) {
+            self.lose(&envelope);
         }
         self.set_clock(to);
         self.cluster.step(envelope);
@@ -676,6 +679,8 @@ impl World {
         self.healed = true;
         self.blocked.clear();
         self.paused.clear();
+        // The disks are fast again, also for the writes under way.
+        self.agenda.retain(|_, happening| !matches!(happening, Happening::Disk(..)));
         for id in self.ids() {
             if self.cluster.raft(id).is_none() {
                 self.start(id);
@@ -760,7 +765,7 @@ impl World {
         self.await_that(20 * MAX, "members do not converge", Self::converged);
         let term = self.cluster.raft(self.established().expect("converged")).expect("up").current_term();
         let before = self.now;
-        self.run_until(before + 20 * MAX);
+        self.run_until(before + 8 * MAX);
         let leader = self.established().expect("still there");
         assert!(
             self.cluster.raft(leader).expect("up").current_term() == term,
