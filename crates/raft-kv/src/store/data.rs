@@ -322,3 +322,53 @@ impl Drop for Pin {
         self.data.pins.remove(&self.key);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_below_the_horizon_comes_too_late() {
+        let data = Arc::new(Data::new());
+        assert_eq!(data.advance_horizon(10), 10);
+        assert!(data.pin(9).is_none());
+        assert_eq!(data.advance_horizon(11), 11, "what was refused holds nothing back");
+    }
+
+    #[test]
+    fn removal_goes_no_further_than_the_lowest_pin() {
+        let data = Arc::new(Data::new());
+        let low = data.pin(10);
+        let high = data.pin(20);
+        assert_eq!(data.advance_horizon(30), 10);
+        drop(low);
+        assert_eq!(data.advance_horizon(30), 20);
+        let picture = data.pin_all();
+        assert_eq!(data.advance_horizon(30), i64::MIN);
+        drop((high, picture));
+        assert_eq!(data.advance_horizon(30), 30);
+    }
+
+    #[test]
+    fn a_walk_jumps_over_long_histories_on_both_sides_of_its_revision() {
+        let data = Data::new();
+        for main in 2..=100 {
+            for (sub, key) in [(0, "a"), (1, "b")] {
+                let live =
+                    Live { value: Bytes::new(), create_revision: 2, version: main - 1, lease: 0 };
+                let revision = Revision { main, sub };
+                let version = Version { revision, key: Bytes::from(key), live: Some(live) };
+                data.insert(Arc::new(version));
+            }
+        }
+        let all = KeyRange::new(&Bytes::from_static(b"\0"), &Bytes::from_static(b"\0"));
+        for at in [2, 50, 92, 100] {
+            let mut seen = Vec::new();
+            data.walk(&all, at, |version, _| {
+                seen.push((version.key.clone(), version.revision.main));
+                ControlFlow::Continue(())
+            });
+            assert_eq!(seen, [(Bytes::from("a"), at), (Bytes::from("b"), at)]);
+        }
+    }
+}

@@ -189,10 +189,11 @@ pub(super) fn load(source: &dyn SnapshotSource) -> Result<Restored, SnapshotErro
     };
     let workers = std::thread::available_parallelism().map_or(1, NonZero::get).min(last);
     let loaded = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
-        let mut all = Vec::new();
-        for worker in workers {
-            let loaded = worker.join().map_err(|_| undecodable("a loading thread panicked"))?;
+        // This thread is one of the workers.
+        let others: Vec<_> = (1..workers).map(|_| scope.spawn(worker)).collect();
+        let mut all = worker()?;
+        for other in others {
+            let loaded = other.join().map_err(|_| undecodable("a loading thread panicked"))?;
             all.extend(loaded?);
         }
         Ok::<_, SnapshotError>(all)
