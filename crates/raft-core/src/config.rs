@@ -33,7 +33,8 @@ pub struct Config {
     pub cache_bytes_max: usize,
     /// Membership changes that wait behind the one under way; beyond it they are refused.
     pub membership_queue_max: usize,
-    /// A learner is promoted when it lacks at most this many entries.
+    /// A learner is promoted when it lacks at most this many entries. More than what is in flight under load,
+    /// or a busy cluster would never find one caught up.
     pub promotion_lag_max: u64,
     /// A leader whose oldest write is not durable after this long steps down.
     pub disk_stall_timeout: Duration,
@@ -60,7 +61,7 @@ impl Config {
             uncommitted_bytes_max: 256 << 20,
             cache_bytes_max: 64 << 20,
             membership_queue_max: 64,
-            promotion_lag_max: 64,
+            promotion_lag_max: 1024,
             disk_stall_timeout: election_timeout_max * 4,
         }
     }

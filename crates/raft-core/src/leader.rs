@@ -228,7 +228,7 @@ impl Raft {
         let to_index = self.log.last().index;
         let bytes_max = self.config.append_bytes_max;
         if let Some(progress) = self.progress_mut(to) {
-            progress.fetching = true;
+            progress.fetching = Some(from_index);
         }
         self.out.fetches.push(Fetch { to, from_index, to_index, bytes_max, term });
     }
@@ -243,11 +243,15 @@ impl Raft {
         let Some(progress) = self.progress_mut(fetch.to) else {
             return;
         };
-        // A probe began, or a snapshot was sent, in the meantime: the answer is of no use.
-        if !progress.fetching || progress.next_index != fetch.from_index {
+        // Replication began anew in the meantime, and asked for something else.
+        if progress.fetching != Some(fetch.from_index) {
             return;
         }
-        progress.fetching = false;
+        progress.fetching = None;
+        // A late acknowledgement made these entries needless; the next turn asks for those after them.
+        if progress.next_index != fetch.from_index {
+            return;
+        }
         let entries = entries.unwrap_or_default();
         // What was read must be what this leader's log holds now.
         let holds = !entries.is_empty()
@@ -319,7 +323,11 @@ impl Raft {
             ProgressState::Probe { .. } => progress.become_replicate(now),
             // Any acknowledgement that makes entries useful again ends the wait (etcd-io/raft#52, B47).
             ProgressState::Snapshot { .. } if match_index >= start => {
-                progress.become_replicate(now)
+                progress.become_replicate(now);
+            }
+            // The snapshot arrived, but the log was compacted beyond it meanwhile: on with the next one.
+            ProgressState::Snapshot { index_min } if match_index >= index_min => {
+                progress.become_probe(match_index.next(), now);
             }
             ProgressState::Replicate | ProgressState::Snapshot { .. } => {}
         }
@@ -374,6 +382,12 @@ impl Raft {
         if is_lossy {
             let next_index = progress.match_index.next();
             progress.become_probe(next_index, now);
+        }
+        // The snapshot is there; its acknowledgement was lost.
+        if let ProgressState::Snapshot { index_min } = progress.state
+            && m.verified >= index_min
+        {
+            progress.become_probe(m.verified.next(), now);
         }
         self.confirm_reads();
     }

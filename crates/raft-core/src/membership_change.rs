@@ -9,7 +9,7 @@ use crate::membership::{Membership, MembershipError, MembershipStep};
 use crate::mutant;
 use crate::raft::{Raft, Role};
 use crate::ready::Event;
-use crate::types::{EntryKind, NodeId, Time};
+use crate::types::{EntryKind, Index, NodeId, Time};
 
 /// A change that waits for its turn.
 #[derive(Debug)]
@@ -137,9 +137,8 @@ impl Raft {
         self.announce_membership();
     }
 
-    /// How many configurations in the log are not known to be committed; at most one on a leader.
-    #[must_use]
-    pub fn uncommitted_memberships(&self) -> usize {
-        self.configurations.count_after(self.commit_index)
+    /// How many configurations the log holds after `index`.
+    pub(crate) fn memberships_after(&self, index: Index) -> usize {
+        self.configurations.count_after(index)
     }
 }

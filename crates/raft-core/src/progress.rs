@@ -33,8 +33,8 @@ pub struct Progress {
     inflight: VecDeque<(Index, usize)>,
     /// Sum of their payload bytes.
     inflight_bytes: usize,
-    /// A fetch of old entries from the leader's own disk is under way.
-    pub(crate) fetching: bool,
+    /// A fetch of old entries from the leader's own disk is under way, from this index on.
+    pub(crate) fetching: Option<Index>,
     /// When the follower last answered in this term.
     pub(crate) last_contact: Time,
     /// When `match_index` last rose, or the state last changed.
@@ -58,7 +58,7 @@ impl Progress {
             state: ProgressState::Probe { sent_at: None },
             inflight: VecDeque::new(),
             inflight_bytes: 0,
-            fetching: false,
+            fetching: None,
             last_contact: now,
             progressed_at: now,
             acked_round: 0,
@@ -122,7 +122,7 @@ impl Progress {
     fn clear_inflight(&mut self) {
         self.inflight.clear();
         self.inflight_bytes = 0;
-        self.fetching = false;
+        self.fetching = None;
     }
 
     /// The follower's log is known to match up to `index`; true when that is news.
@@ -144,9 +144,9 @@ impl Progress {
     /// Whether another message may be sent now.
     pub(crate) fn has_room(&self, messages_max: usize, bytes_max: usize) -> bool {
         match self.state {
-            ProgressState::Probe { sent_at } => sent_at.is_none() && !self.fetching,
+            ProgressState::Probe { sent_at } => sent_at.is_none() && self.fetching.is_none(),
             ProgressState::Replicate => {
-                !self.fetching
+                self.fetching.is_none()
                     && self.inflight.len() < messages_max
                     && (self.inflight.is_empty() || self.inflight_bytes < bytes_max)
             }

@@ -363,7 +363,9 @@ impl Raft {
         self.observe(now);
         assert!(index <= self.delivered, "{index} was applied, only {} handed out", self.delivered);
         self.last_applied = self.last_applied.max(index);
-        self.log.evict(self.last_applied, self.config.cache_bytes_max);
+        // What is applied and not durable here can be had from memory only.
+        let evictable = self.last_applied.min(self.writes.durable_index());
+        self.log.evict(evictable, self.config.cache_bytes_max);
     }
 
     /// Says that `snapshot` is durable, and lets go of the log up to `compact_to`.

@@ -244,13 +244,11 @@ fn own(bytes: &Bytes) -> Bytes {
 impl Store {
     /// Adds a version to the unpublished end of history, after `before` of the same key.
     fn append(&mut self, before: Option<&Version>, version: Version) {
-        let main = version.revision.main;
+        // A tombstone that is replaced was counted when it was written.
         if let Some(before) = before.filter(|before| before.live.is_some()) {
-            self.garbage.add(main.max(before.revision.main + 1), before.weight());
+            self.garbage.add_version(before, Some(&version));
         }
-        if version.live.is_none() {
-            self.garbage.add(main + 1, version.weight());
-        }
+        self.garbage.add_version(&version, None);
         self.logical_size += version.weight();
         self.data.insert(Arc::new(version));
     }

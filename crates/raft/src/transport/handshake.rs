@@ -21,6 +21,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use raft_core::{ClusterId, GroupId, Incarnation, MemberId, NodeId};
 use sha2::Sha256;
 
+use super::body;
 use super::codec::{self, Content, FrameError, HANDSHAKE_FRAME_BYTES_MAX, Problem, Sender};
 use crate::io::Stream;
 use crate::message::Hello;
@@ -361,8 +362,8 @@ fn put_frame(out: &mut BytesMut, sender: Sender, content: &HandshakeFrame) -> Re
 /// What both proofs are over.
 fn transcript(initiator: &Greeting, responder: &Greeting) -> BytesMut {
     let mut transcript = BytesMut::new();
-    codec::put_greeting(&mut transcript, initiator);
-    codec::put_greeting(&mut transcript, responder);
+    body::put_greeting(&mut transcript, initiator);
+    body::put_greeting(&mut transcript, responder);
     transcript
 }
 

@@ -1,6 +1,6 @@
 //! Step 6 in the life of a write: messages between nodes, over TCP.
 //!
-//! [`codec`] and [`handshake`] are pure: bytes in, decisions and bytes out. `tcp` owns the listener and the
+//! [`codec`] (with `body` and `wire`) and [`handshake`] are pure: bytes in, decisions and bytes out. `tcp` owns the listener and the
 //! tasks, `peer` dials and sends, `accept` receives, `hub` is what they share. Everything runs on the raft
 //! thread's current-thread runtime, so nothing here is locked.
 //!
@@ -12,6 +12,7 @@
 //! docs/wire-format.md draws every byte.
 
 mod accept;
+mod body;
 pub mod codec;
 mod connection;
 pub mod handshake;
