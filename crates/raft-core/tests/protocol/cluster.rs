@@ -133,12 +133,12 @@ impl Cluster {
     }
 
     /// Kills a member: of its outstanding writes the first `whole` are durable, the next one as far as `cut`.
-    pub(crate) fn crash(&mut self, id: NodeId, whole: usize, cut: Cut) {
+    pub(crate) fn crash(&mut self, id: NodeId, whole: usize, cut: Option<Cut>) {
         let node = self.node_mut(id);
         for (position, write) in node.writes.iter().enumerate() {
             if position < whole {
                 node.disk.apply(write, Cut::Whole);
-            } else if position == whole {
+            } else if let (true, Some(cut)) = (position == whole, cut) {
                 node.disk.apply(write, cut);
             }
         }
