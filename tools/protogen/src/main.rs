@@ -36,8 +36,7 @@ const INTERNAL: &str = "raftkv.proto";
 const HEALTH: &str = "health.proto";
 
 /// Packages whose messages live in `raft_kv::proto`.
-const SHARED_PACKAGES: [&str; 5] =
-    ["mvccpb", "authpb", "etcdserverpb", "v3lockpb", "v3electionpb"];
+const SHARED_PACKAGES: [&str; 5] = ["mvccpb", "authpb", "etcdserverpb", "v3lockpb", "v3electionpb"];
 
 /// The services that tests and the command line call as a client.
 const CLIENTS: [&str; 4] = ["KV", "Cluster", "Maintenance", "Health"];
@@ -46,7 +45,9 @@ fn main() -> Result<()> {
     let check = match env::args().nth(1).as_deref() {
         None => false,
         Some("--check") => true,
-        Some(other) => return Err(format!("unknown argument {other}; only --check is known").into()),
+        Some(other) => {
+            return Err(format!("unknown argument {other}; only --check is known").into());
+        }
     };
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let protos = root.join("crates/raft-kv/proto");
@@ -85,10 +86,7 @@ fn generate(protos: &Path, scratch: &Path) -> Result<Vec<(PathBuf, &'static str)
     }
     config.compile_fds(protox::compile(&files, [protos])?)?;
 
-    Ok(vec![
-        (messages, "crates/raft-kv/src/proto"),
-        (services, "crates/raft-server/src/proto"),
-    ])
+    Ok(vec![(messages, "crates/raft-kv/src/proto"), (services, "crates/raft-server/src/proto")])
 }
 
 /// Copies the generated files of one folder, or compares them with what is there.

@@ -5,11 +5,12 @@ use std::collections::VecDeque;
 use crate::error::KvError;
 use crate::proto::etcdserverpb::{CompactionRequest, CompactionResponse};
 use crate::store::Store;
-use crate::store::data::Revision;
+use crate::store::data::{Revision, Version};
 use crate::store::read::header;
 
-/// How many revisions' worth of history one flush sweeps: a few milliseconds at most.
-const SLICE: usize = 2_048;
+/// How many versions one flush looks at, beside two for each revision that it publishes, so that removal
+/// keeps up with any load and never takes more than a few milliseconds of an idle one.
+const SLICE: usize = 256;
 
 impl Store {
     /// Moves the compact revision: from now on nothing below it can be read.
@@ -77,14 +78,15 @@ impl Store {
         target < self.data.compact_revision()
     }
 
-    /// The share of sweeping that a flush does.
-    pub(super) fn compact_some(&mut self) {
+    /// The share of sweeping of a flush that published `revisions`.
+    pub(super) fn compact_some(&mut self, revisions: i64) {
         if self.sweep.unbounded {
             // Somebody waits for the memory; a reader that holds it back is not waited for.
             while self.compact_slice(usize::MAX) {}
             self.sweep.unbounded = false;
         } else {
-            self.compact_slice(SLICE);
+            let revisions = usize::try_from(revisions).unwrap_or(0);
+            self.compact_slice(SLICE + 2 * revisions);
         }
     }
 }
@@ -125,12 +127,23 @@ impl Garbage {
 
     /// A compaction at `revision` or later drops `bytes`. What the present compact revision drops already is
     /// not counted.
-    pub(super) fn add(&mut self, revision: i64, bytes: u64) {
+    fn add(&mut self, revision: i64, bytes: u64) {
         let Ok(place) = usize::try_from(revision - self.compact_revision - 1) else { return };
         if place >= self.freed.len() {
             self.freed.resize(place + 1, 0);
         }
         self.freed[place] += bytes;
+    }
+
+    /// Counts a version that `newer` replaced: a tombstone is of use only to its own revision, a value also to
+    /// those up to its replacement.
+    pub(super) fn add_version(&mut self, version: &Version, newer: Option<&Version>) {
+        let after = version.revision.main + 1;
+        if version.live.is_none() {
+            self.add(after, version.weight());
+        } else if let Some(newer) = newer {
+            self.add(newer.revision.main.max(after), version.weight());
+        }
     }
 
     /// Moves the compact revision; returns what that frees.

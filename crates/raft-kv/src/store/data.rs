@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering, fence};
 use bytes::Bytes;
 use crossbeam_skiplist::SkipMap;
 
-use crate::key_range::KeyRange;
+use crate::key_range::{KeyRange, RangeEnd};
 use crate::proto::mvccpb::KeyValue;
 
 /// The compact revision of a store that was never compacted, as etcd has it.
@@ -85,6 +85,11 @@ impl Version {
         kv
     }
 
+    /// Whether a read at `at`, which is not before the version, finds it, when `newer` replaced it.
+    pub(crate) fn is_present_at(&self, at: i64, newer: Option<&Self>) -> bool {
+        self.live.is_some() && newer.is_none_or(|newer| newer.revision.main > at)
+    }
+
     /// What the version adds to the logical size.
     pub(crate) fn weight(&self) -> u64 {
         let value = self.live.as_ref().map_or(0, |live| live.value.len());
@@ -95,6 +100,9 @@ impl Version {
 fn bytes_len(bytes: &Bytes) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
+
+/// How many versions in a row a range steps over before it searches for the next one that it wants.
+const STEPS_MAX: u32 = 8;
 
 /// Keys ascending, and of one key the newest version first.
 type ByKey = (Bytes, Reverse<Revision>);
@@ -222,8 +230,7 @@ impl Data {
     /// before it what was present there. A tombstone says no more than nothing does.
     pub(crate) fn is_retained(&self, version: &Version, compact_revision: i64) -> bool {
         version.revision.main >= compact_revision
-            || (version.live.is_some()
-                && self.newer(version).is_none_or(|newer| newer.revision.main > compact_revision))
+            || version.is_present_at(compact_revision, self.newer(version).as_deref())
     }
 
     /// Visits, in the order of the keys, what is present in `range` at revision `at`.
@@ -233,38 +240,68 @@ impl Data {
         at: i64,
         mut visit: impl FnMut(&Arc<Version>, &Live) -> ControlFlow<()>,
     ) {
+        if range.end == RangeEnd::Single {
+            if let Some(version) = self.newest(&range.start, at)
+                && let Some(live) = &version.live
+            {
+                // There is nothing after it to break off from.
+                let _only: ControlFlow<()> = visit(&version, live);
+            }
+            return;
+        }
         let seek = |key: &Bytes| {
             let from = (key.clone(), Reverse(Revision::last_of(at)));
             self.versions.lower_bound(Bound::Included(&from))
         };
         let mut next = seek(&range.start);
+        let mut visited = Bytes::new();
+        let mut steps = 0;
         while let Some(entry) = next {
             let (key, Reverse(revision)) = entry.key();
-            if !range.is_before_end(key) {
+            let is_older = *key == visited;
+            if !is_older && !range.is_before_end(key) {
                 break;
             }
-            if revision.main > at {
-                // Newer than what we read; jump over all such versions of the key.
-                next = seek(key);
+            if is_older || revision.main > at {
+                // Not what we look for; after a few of them it pays to jump over the rest of the key.
+                steps += 1;
+                next = if steps <= STEPS_MAX {
+                    entry.next()
+                } else if is_older {
+                    let end = (key.clone(), Reverse(Revision::ZERO));
+                    self.versions.lower_bound(Bound::Excluded(&end))
+                } else {
+                    seek(key)
+                };
                 continue;
             }
+            steps = 0;
+            visited = key.clone();
             if let Some(live) = &entry.value().live
                 && visit(entry.value(), live).is_break()
             {
                 break;
             }
             next = entry.next();
-            if next.as_ref().is_some_and(|next| next.key().0 == *key) {
-                // A key with a long history: jump over it.
-                let end = (key.clone(), Reverse(Revision::ZERO));
-                next = self.versions.lower_bound(Bound::Excluded(&end));
-            }
         }
     }
 
     /// What was written from `from` on, in order.
     pub(crate) fn history_from(&self, from: Revision) -> impl Iterator<Item = Arc<Version>> + '_ {
         self.history.range(from..).map(|entry| entry.value().clone())
+    }
+
+    /// Every version with the one of the same key that replaced it, in the order of the keys and of one key
+    /// the newest first.
+    pub(crate) fn versions(
+        &self,
+    ) -> impl Iterator<Item = (Arc<Version>, Option<Arc<Version>>)> + '_ {
+        let mut previous: Option<Arc<Version>> = None;
+        self.versions.iter().map(move |entry| {
+            let version = entry.value().clone();
+            let newer = previous.replace(version.clone()).filter(|newer| newer.key == version.key);
+            (version, newer)
+        })
     }
 
     /// How many versions there are, removable ones included.
@@ -283,5 +320,55 @@ pub(crate) struct Pin {
 impl Drop for Pin {
     fn drop(&mut self) {
         self.data.pins.remove(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_below_the_horizon_comes_too_late() {
+        let data = Arc::new(Data::new());
+        assert_eq!(data.advance_horizon(10), 10);
+        assert!(data.pin(9).is_none());
+        assert_eq!(data.advance_horizon(11), 11, "what was refused holds nothing back");
+    }
+
+    #[test]
+    fn removal_goes_no_further_than_the_lowest_pin() {
+        let data = Arc::new(Data::new());
+        let low = data.pin(10);
+        let high = data.pin(20);
+        assert_eq!(data.advance_horizon(30), 10);
+        drop(low);
+        assert_eq!(data.advance_horizon(30), 20);
+        let picture = data.pin_all();
+        assert_eq!(data.advance_horizon(30), i64::MIN);
+        drop((high, picture));
+        assert_eq!(data.advance_horizon(30), 30);
+    }
+
+    #[test]
+    fn a_walk_jumps_over_long_histories_on_both_sides_of_its_revision() {
+        let data = Data::new();
+        for main in 2..=100 {
+            for (sub, key) in [(0, "a"), (1, "b")] {
+                let live =
+                    Live { value: Bytes::new(), create_revision: 2, version: main - 1, lease: 0 };
+                let revision = Revision { main, sub };
+                let version = Version { revision, key: Bytes::from(key), live: Some(live) };
+                data.insert(Arc::new(version));
+            }
+        }
+        let all = KeyRange::new(&Bytes::from_static(b"\0"), &Bytes::from_static(b"\0"));
+        for at in [2, 50, 92, 100] {
+            let mut seen = Vec::new();
+            data.walk(&all, at, |version, _| {
+                seen.push((version.key.clone(), version.revision.main));
+                ControlFlow::Continue(())
+            });
+            assert_eq!(seen, [(Bytes::from("a"), at), (Bytes::from("b"), at)]);
+        }
     }
 }

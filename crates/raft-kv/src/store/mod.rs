@@ -156,8 +156,9 @@ impl StateMachine for Store {
     }
 
     fn flush(&mut self) {
+        let revisions = self.revision - self.data.revision();
         self.data.publish(self.revision, self.compact_revision, self.logical_size);
-        self.compact_some();
+        self.compact_some(revisions);
     }
 
     fn query(&self, query: RangeRequest) -> Result<RangeResponse, KvError> {

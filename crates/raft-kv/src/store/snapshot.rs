@@ -189,10 +189,11 @@ pub(super) fn load(source: &dyn SnapshotSource) -> Result<Restored, SnapshotErro
     };
     let workers = std::thread::available_parallelism().map_or(1, NonZero::get).min(last);
     let loaded = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
-        let mut all = Vec::new();
-        for worker in workers {
-            let loaded = worker.join().map_err(|_| undecodable("a loading thread panicked"))?;
+        // This thread is one of the workers.
+        let others: Vec<_> = (1..workers).map(|_| scope.spawn(worker)).collect();
+        let mut all = worker()?;
+        for other in others {
+            let loaded = other.join().map_err(|_| undecodable("a loading thread panicked"))?;
             all.extend(loaded?);
         }
         Ok::<_, SnapshotError>(all)
@@ -263,36 +264,41 @@ fn check_order(mut loaded: Vec<Loaded>, head: &Head) -> Result<(), SnapshotError
 
 /// Derives the logical size and what future compactions will free of it.
 fn account(data: &Data, head: &Head) -> Result<(u64, Garbage), SnapshotError> {
+    check_whole(data, head)?;
     let mut garbage = Garbage::new(head.compact_revision);
     let mut logical_size = 0_u64;
-    // From the compact revision on every revision left something.
-    let mut previous = Revision::last_of(head.compact_revision.max(FIRST_REVISION));
-    for version in data.history_from(Revision::ZERO) {
-        let Revision { main, sub } = version.revision;
-        if main > previous.main {
-            if main - 1 > previous.main || sub > 0 {
-                return Err(undecodable("a revision is missing"));
-            }
-            previous = version.revision;
-        } else if main == previous.main && previous.sub < u32::MAX {
-            if sub - 1 != previous.sub {
-                return Err(undecodable("a part of a revision is missing"));
-            }
-            previous = version.revision;
-        }
-        if !data.is_retained(&version, head.compact_revision) {
+    for (version, newer) in data.versions() {
+        let main = version.revision.main;
+        if main < head.compact_revision
+            && !version.is_present_at(head.compact_revision, newer.as_deref())
+        {
             return Err(undecodable("a segment holds a version that the compaction dropped"));
         }
         logical_size = logical_size.saturating_add(version.weight());
-        if version.live.is_none() {
-            garbage.add(main + 1, version.weight());
-        }
-        if let Some(before) = data.older(&version).filter(|before| before.live.is_some()) {
-            garbage.add(main.max(before.revision.main + 1), before.weight());
-        }
-    }
-    if previous.main != head.revision {
-        return Err(undecodable("the newest revisions are missing"));
+        garbage.add_version(&version, newer.as_deref());
     }
     Ok((logical_size, garbage))
+}
+
+/// Checks that history has no hole: from the compact revision on every revision left something.
+fn check_whole(data: &Data, head: &Head) -> Result<(), SnapshotError> {
+    let first = head.compact_revision.max(FIRST_REVISION);
+    let mut previous = Revision::last_of(first);
+    for version in data.history_from(Revision::first_of(first + 1)) {
+        let Revision { main, sub } = version.revision;
+        let follows = if main == previous.main {
+            sub.checked_sub(1) == Some(previous.sub)
+        } else {
+            main - 1 == previous.main && sub == 0
+        };
+        if !follows {
+            return Err(undecodable("a part of history is missing"));
+        }
+        previous = version.revision;
+    }
+    if previous.main == head.revision {
+        Ok(())
+    } else {
+        Err(undecodable("the newest revisions are missing"))
+    }
 }

@@ -70,22 +70,14 @@ impl Store {
         let mut nested = branches.nested.iter();
         for op in branches.ops(request) {
             match &op.request {
-                Some(Request::RequestRange(range)) if range.revision != 0 => {
-                    // etcd also refuses a negative revision here that lies below the compacted one.
-                    if range.revision > self.revision {
-                        return Err(KvError::FutureRevision);
-                    }
-                    if range.revision < self.compact_revision {
-                        return Err(KvError::Compacted);
-                    }
-                }
+                Some(Request::RequestRange(range)) => self.view().check_range_op(range)?,
                 Some(Request::RequestPut(put)) => self.check_put_state(put)?,
                 Some(Request::RequestTxn(txn)) => {
                     if let Some(branches) = nested.next() {
                         self.check_txn_state(txn, branches)?;
                     }
                 }
-                Some(Request::RequestRange(_) | Request::RequestDeleteRange(_)) | None => {}
+                Some(Request::RequestDeleteRange(_)) | None => {}
             }
         }
         Ok(())
@@ -244,13 +236,11 @@ fn own(bytes: &Bytes) -> Bytes {
 impl Store {
     /// Adds a version to the unpublished end of history, after `before` of the same key.
     fn append(&mut self, before: Option<&Version>, version: Version) {
-        let main = version.revision.main;
+        // A tombstone that is replaced was counted when it was written.
         if let Some(before) = before.filter(|before| before.live.is_some()) {
-            self.garbage.add(main.max(before.revision.main + 1), before.weight());
+            self.garbage.add_version(before, Some(&version));
         }
-        if version.live.is_none() {
-            self.garbage.add(main + 1, version.weight());
-        }
+        self.garbage.add_version(&version, None);
         self.logical_size += version.weight();
         self.data.insert(Arc::new(version));
     }

@@ -1,6 +1,6 @@
 //! What the tests of the store share.
 
-use raft_core::{ApplyContext, EntryId, StateMachine};
+use raft_core::{ApplyContext, EntryId, MemorySnapshot, Snapshot, StateMachine};
 use raft_kv::proto::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest,
 };
@@ -39,4 +39,18 @@ pub(crate) fn range(key: &str, range_end: &str, revision: i64) -> RangeRequest {
         revision,
         ..RangeRequest::default()
     }
+}
+
+/// Every key at a revision.
+pub(crate) fn everything(revision: i64) -> RangeRequest {
+    range("\0", "\0", revision)
+}
+
+/// A second store, from a snapshot of the first.
+pub(crate) fn restored(store: &Store, segment_bytes: u64) -> Store {
+    let mut sink = MemorySnapshot::default();
+    store.snapshot().write(&mut sink).expect("a sink in memory");
+    let mut other = Store::with_segment_bytes(segment_bytes);
+    other.restore(&sink).expect("a sound snapshot");
+    other
 }

@@ -1,4 +1,11 @@
 //! The store from outside.
 
+#![expect(clippy::unwrap_used, reason = "a test that meets an error has failed")]
+
 mod common;
+mod concurrency;
+mod format;
+mod model;
+mod property;
+mod rules;
 mod snapshot;

@@ -8,9 +8,18 @@
 //!
 //! Deliberately absent: any decision of the protocol, any clock, any network, any retry of a failed sync.
 
+mod body;
+mod files;
+mod hard_state;
+mod identity;
+mod open;
 mod options;
+mod record;
+mod recovery;
+mod segment;
 pub mod snapshot;
 mod store;
+mod tables;
 mod worker;
 
 pub use options::{

@@ -67,12 +67,17 @@ impl Formed {
 }
 
 /// An open data directory. Its lock is held by `log`.
-#[derive(Debug)]
 pub struct Opened<D: crate::io::Disk> {
     /// The only writer.
     pub log: super::Log<D>,
     /// What was found.
     pub state: DataState,
+}
+
+impl<D: crate::io::Disk> fmt::Debug for Opened<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opened").field("state", &self.state).finish_non_exhaustive()
+    }
 }
 
 /// What a data directory holds.

@@ -40,7 +40,6 @@ pub enum LogCompletion {
 }
 
 /// Owns the [`Log`] on its thread.
-#[derive(Debug)]
 pub struct LogWorker<D: Disk> {
     log: Log<D>,
     full: bool,

@@ -4,8 +4,10 @@
 //! snapshots share is stored and sent once. [`SnapshotStore`] is the files; [`SnapshotWorker`] sends and
 //! receives them as a function from requests to effects.
 
+mod blob;
 mod store;
 mod worker;
 
-pub use store::{BlobReceived, SnapshotStore, SnapshotWriter, StoredSnapshot};
+pub(super) use store::list_manifests;
+pub use store::{SnapshotStore, SnapshotWriter, StoredSnapshot};
 pub use worker::{SnapshotCounters, SnapshotEffect, SnapshotRequest, SnapshotWorker};

@@ -1,26 +1,106 @@
-//! Blobs and manifests.
+//! The folder `snapshot`: blobs, manifests, and what may be forgotten.
 
+use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
-use raft_core::{BlobId, EntryId, SnapshotError, SnapshotMeta, SnapshotSink, SnapshotSource};
+use bytes::{Buf, BufMut, Bytes};
+use raft_core::{
+    BLOB_BYTES_MAX, BlobId, Digest, EntryId, Index, Membership, SnapshotError, SnapshotMeta,
+    SnapshotSink, SnapshotSource, Term,
+};
 
-use crate::io::Disk;
+use super::blob;
+use crate::error::DataError;
+use crate::io::{Disk, DiskFile, OpenMode};
+use crate::log::files::read_file;
+use crate::log::identity::{MANIFEST_MAGIC, seal_twice, unseal_either};
+use crate::log::record::{to_u32, to_u64};
 
-/// The folder `snapshot` of a data directory.
-#[derive(Debug)]
-pub struct SnapshotStore<D: Disk> {
-    disk: D,
-    dir: PathBuf,
+/// Manifests that are kept in any case.
+const MANIFESTS_KEPT: usize = 2;
+
+fn manifest_name(id: EntryId) -> String {
+    format!("manifest-{:016x}-{:016x}", id.index.0, id.term.0)
 }
 
-/// How far a partial blob has come.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct BlobReceived {
-    /// Bytes of content that are here, checked.
-    pub bytes: u64,
-    /// All of them are.
-    pub complete: bool,
+fn encode_manifest(meta: &SnapshotMeta, blobs: &[BlobId]) -> Vec<u8> {
+    let membership = meta.membership.encode(&[]);
+    let mut out = Vec::new();
+    out.put_u64_le(meta.last_included.index.0);
+    out.put_u64_le(meta.last_included.term.0);
+    out.put_u128_le(meta.digest.0);
+    out.put_u32_le(to_u32(membership.len()));
+    out.put_slice(&membership);
+    out.put_u32_le(to_u32(blobs.len()));
+    for id in blobs {
+        out.put_u128_le(id.digest.0);
+        out.put_u64_le(id.len);
+    }
+    seal_twice(MANIFEST_MAGIC, &out)
+}
+
+fn decode_manifest(bytes: &[u8]) -> Option<(SnapshotMeta, Vec<BlobId>)> {
+    let mut input = unseal_either(MANIFEST_MAGIC, bytes).ok()?;
+    let index = Index(input.try_get_u64_le().ok()?);
+    let last_included = EntryId { index, term: Term(input.try_get_u64_le().ok()?) };
+    let digest = Digest(input.try_get_u128_le().ok()?);
+    let len = crate::log::record::to_usize(u64::from(input.try_get_u32_le().ok()?));
+    if input.remaining() < len {
+        return None;
+    }
+    let (membership, _) = Membership::decode(&input.split_to(len))?;
+    let count = input.try_get_u32_le().ok()?;
+    let mut blobs = Vec::new();
+    for _ in 0..count {
+        let digest = Digest(input.try_get_u128_le().ok()?);
+        blobs.push(BlobId { digest, len: input.try_get_u64_le().ok()? });
+    }
+    Some((SnapshotMeta { last_included, digest, membership }, blobs))
+}
+
+/// The manifests of a data directory.
+pub(in crate::log) struct Manifests {
+    /// Oldest first.
+    pub(in crate::log) intact: Vec<(SnapshotMeta, Vec<BlobId>)>,
+    pub(in crate::log) damaged: Vec<PathBuf>,
+}
+
+/// Reads the manifests of the data directory `dir`; changes nothing.
+pub(in crate::log) fn list_manifests<D: Disk>(
+    disk: &D,
+    dir: &Path,
+) -> Result<Manifests, DataError> {
+    let dir = dir.join("snapshot");
+    let mut manifests = Manifests { intact: Vec::new(), damaged: Vec::new() };
+    let refused = |source| DataError::Io { path: dir.clone(), action: "list", source };
+    if !disk.exists(&dir).map_err(refused)? {
+        return Ok(manifests);
+    }
+    for name in disk.list(&dir).map_err(refused)? {
+        if name.starts_with("manifest-") && !name.ends_with(".new") {
+            let path = dir.join(name);
+            let bytes = read_file(disk, &path)?.unwrap_or_default();
+            match decode_manifest(&bytes) {
+                Some(manifest) => manifests.intact.push(manifest),
+                None => manifests.damaged.push(path),
+            }
+        }
+    }
+    manifests.intact.sort_by_key(|(meta, _)| (meta.last_included.index, meta.last_included.term));
+    Ok(manifests)
+}
+
+/// The folder `snapshot` of a data directory.
+pub struct SnapshotStore<D: Disk> {
+    pub(super) disk: D,
+    pub(super) dir: PathBuf,
+    /// Oldest first.
+    manifests: Vec<(SnapshotMeta, Vec<BlobId>)>,
+}
+
+fn refused(path: &Path, error: &dyn Display) -> SnapshotError {
+    SnapshotError::Disk(format!("{}: {error}", path.display()))
 }
 
 impl<D: Disk> SnapshotStore<D> {
@@ -29,26 +109,127 @@ impl<D: Disk> SnapshotStore<D> {
     /// # Errors
     /// When the disk refuses.
     pub fn open(disk: D, dir: &Path) -> Result<Self, SnapshotError> {
-        Ok(Self { disk, dir: dir.join("snapshot") })
+        let manifests = list_manifests(&disk, dir).map_err(|error| refused(dir, &error))?;
+        let dir = dir.join("snapshot");
+        disk.create_dir(&dir).map_err(|error| refused(&dir, &error))?;
+        // What was only renamed by the last process must not be lost after it was counted on.
+        disk.sync_dir(&dir).map_err(|error| refused(&dir, &error))?;
+        Ok(Self { disk, dir, manifests: manifests.intact })
     }
 
     /// The newest snapshot whose manifest is intact.
     #[must_use]
     pub fn newest(&self) -> Option<(SnapshotMeta, Vec<BlobId>)> {
-        let _ = &self.dir;
-        None
+        self.manifests.last().cloned()
     }
 
     /// The blobs of the snapshot at `id`; every block is checked whenever it is read.
     #[must_use]
     pub fn source(&self, id: EntryId) -> Option<StoredSnapshot<D>> {
-        let _ = (id, &self.disk);
-        None
+        let (meta, blobs) = self.manifests.iter().find(|(meta, _)| meta.last_included == id)?;
+        Some(StoredSnapshot {
+            disk: self.disk.clone(),
+            dir: self.dir.clone(),
+            meta: meta.clone(),
+            blobs: blobs.clone(),
+        })
     }
 
     /// Begins to write the snapshot of this node's own state.
-    pub fn begin(&mut self, meta: SnapshotMeta) -> SnapshotWriter<'_, D> {
+    pub const fn begin(&mut self, meta: SnapshotMeta) -> SnapshotWriter<'_, D> {
         SnapshotWriter { store: self, meta, blobs: Vec::new() }
+    }
+
+    pub(super) fn guard<T>(
+        &self,
+        name: &str,
+        outcome: std::io::Result<T>,
+    ) -> Result<T, SnapshotError> {
+        outcome.map_err(|error| refused(&self.dir.join(name), &error))
+    }
+
+    /// Whether all of a blob is here.
+    pub(super) fn has(&self, id: BlobId) -> Result<bool, SnapshotError> {
+        let name = blob::name(id);
+        self.guard(&name, self.disk.exists(&self.dir.join(&name)))
+    }
+
+    /// Writes a whole blob. Its name is durable with the manifest.
+    fn put(&self, id: BlobId, content: &[u8]) -> Result<(), SnapshotError> {
+        if self.has(id)? {
+            return Ok(());
+        }
+        let partial = self.dir.join(blob::partial_name(id));
+        let name = blob::name(id);
+        if self.guard(&name, self.disk.exists(&partial))? {
+            self.guard(&name, self.disk.remove(&partial))?;
+        }
+        let file = self.guard(&name, blob::create(&self.disk, &partial, id))?;
+        self.guard(&name, blob::write(&file, id, 0, content))?;
+        self.guard(&name, file.sync())?;
+        self.guard(&name, self.disk.rename(&partial, &self.dir.join(&name)))
+    }
+
+    /// The beginning of a blob that arrived earlier, checked, written again and synced: it may have been
+    /// only in the page cache of the process before.
+    pub(super) fn resume(&self, id: BlobId) -> Result<(D::File, u64), SnapshotError> {
+        let name = blob::partial_name(id);
+        let path = self.dir.join(&name);
+        let content = self.guard(&name, blob::read_prefix(&self.disk, &path, id))?;
+        if self.guard(&name, self.disk.exists(&path))? && content.is_empty() {
+            self.guard(&name, self.disk.remove(&path))?;
+        }
+        let file = if content.is_empty() {
+            self.guard(&name, blob::create(&self.disk, &path, id))?
+        } else {
+            self.guard(&name, self.disk.open(&path, OpenMode::ReadWrite))?
+        };
+        let block = to_u64(blob::BLOCK_BYTES);
+        let whole = to_u64(content.len()) / block * block;
+        let whole = if to_u64(content.len()) == id.len { id.len } else { whole };
+        let kept = &content[..crate::log::record::to_usize(whole)];
+        self.guard(&name, blob::write(&file, id, 0, kept))?;
+        self.guard(&name, file.sync())?;
+        self.guard(&name, self.disk.sync_dir(&self.dir))?;
+        Ok((file, whole))
+    }
+
+    /// Makes a blob that has arrived completely a whole one, if it is what its name says.
+    pub(super) fn complete(&self, id: BlobId, file: &D::File) -> Result<bool, SnapshotError> {
+        let name = blob::partial_name(id);
+        let path = self.dir.join(&name);
+        self.guard(&name, file.sync())?;
+        let content = self.guard(&name, blob::read_prefix(&self.disk, &path, id))?;
+        if BlobId::of(&content) != id {
+            self.guard(&name, self.disk.remove(&path))?;
+            return Ok(false);
+        }
+        self.guard(&name, self.disk.rename(&path, &self.dir.join(blob::name(id))))?;
+        Ok(true)
+    }
+
+    /// Makes a snapshot whose blobs are all here durable: from now on it is the newest.
+    pub(super) fn publish(
+        &mut self,
+        meta: SnapshotMeta,
+        blobs: Vec<BlobId>,
+    ) -> Result<(), SnapshotError> {
+        let name = manifest_name(meta.last_included);
+        let new = self.dir.join(format!("{name}.new"));
+        if self.guard(&name, self.disk.exists(&new))? {
+            self.guard(&name, self.disk.remove(&new))?;
+        }
+        let file = self.guard(&name, self.disk.open(&new, OpenMode::CreateNew))?;
+        self.guard(&name, file.write_at(0, &encode_manifest(&meta, &blobs)))?;
+        self.guard(&name, file.sync())?;
+        // The blobs' names before the name of what lists them.
+        self.guard(&name, self.disk.sync_dir(&self.dir))?;
+        self.guard(&name, self.disk.rename(&new, &self.dir.join(&name)))?;
+        self.guard(&name, self.disk.sync_dir(&self.dir))?;
+        self.manifests.retain(|(known, _)| known.last_included != meta.last_included);
+        self.manifests.push((meta, blobs));
+        self.manifests.sort_by_key(|(meta, _)| (meta.last_included.index, meta.last_included.term));
+        Ok(())
     }
 
     /// Forgets what nothing needs: manifests older than `base`, where the log begins, except the newest two;
@@ -57,13 +238,29 @@ impl<D: Disk> SnapshotStore<D> {
     /// # Errors
     /// When the disk refuses.
     pub fn prune(&mut self, base: EntryId) -> Result<(), SnapshotError> {
-        let _ = (base, &mut self.disk);
-        Ok(())
+        let surplus = self.manifests.len().saturating_sub(MANIFESTS_KEPT);
+        let old = self.manifests.iter().take(surplus);
+        let old = old.take_while(|(meta, _)| meta.last_included.index < base.index).count();
+        let forgotten: Vec<_> = self.manifests.drain(..old).collect();
+        for (meta, _) in &forgotten {
+            let name = manifest_name(meta.last_included);
+            self.guard(&name, self.disk.remove(&self.dir.join(&name)))?;
+        }
+        // The manifest goes durably before what it names.
+        self.guard("", self.disk.sync_dir(&self.dir))?;
+        let needed: BTreeSet<BlobId> =
+            self.manifests.iter().flat_map(|(_, blobs)| blobs).copied().collect();
+        let names = self.guard("", self.disk.list(&self.dir))?;
+        for name in names {
+            if blob::parse_name(&name).is_some_and(|id| !needed.contains(&id)) {
+                self.guard(&name, self.disk.remove(&self.dir.join(&name)))?;
+            }
+        }
+        self.guard("", self.disk.sync_dir(&self.dir))
     }
 }
 
 /// A snapshot being written. Nothing of it counts before [`commit`](Self::commit).
-#[derive(Debug)]
 pub struct SnapshotWriter<'a, D: Disk> {
     store: &'a mut SnapshotStore<D>,
     meta: SnapshotMeta,
@@ -76,25 +273,33 @@ impl<D: Disk> SnapshotWriter<'_, D> {
     /// # Errors
     /// When the disk refuses; the older snapshot stays.
     pub fn commit(self) -> Result<SnapshotMeta, SnapshotError> {
-        let _ = (self.store, self.blobs);
+        self.store.publish(self.meta.clone(), self.blobs)?;
         Ok(self.meta)
     }
 }
 
 impl<D: Disk> SnapshotSink for SnapshotWriter<'_, D> {
     fn put(&mut self, content: &[u8]) -> Result<BlobId, SnapshotError> {
+        if content.len() > BLOB_BYTES_MAX {
+            let len = content.len();
+            return Err(SnapshotError::Undecodable(format!("a blob of {len} bytes is too long")));
+        }
         let id = BlobId::of(content);
+        self.store.put(id, content)?;
         self.blobs.push(id);
         Ok(id)
     }
 
-    fn reuse(&mut self, _id: BlobId) -> Result<bool, SnapshotError> {
-        Ok(false)
+    fn reuse(&mut self, id: BlobId) -> Result<bool, SnapshotError> {
+        let here = self.store.has(id)?;
+        if here {
+            self.blobs.push(id);
+        }
+        Ok(here)
     }
 }
 
 /// A snapshot to read from.
-#[derive(Debug)]
 pub struct StoredSnapshot<D: Disk> {
     disk: D,
     dir: PathBuf,
@@ -116,10 +321,18 @@ impl<D: Disk> SnapshotSource for StoredSnapshot<D> {
     }
 
     fn read(&self, position: usize) -> Result<Bytes, SnapshotError> {
-        let _ = (&self.disk, &self.dir);
-        match self.blobs.get(position) {
-            Some(id) => Err(SnapshotError::Missing(*id)),
-            None => Err(SnapshotError::Undecodable("no such blob".to_owned())),
+        let Some(id) = self.blobs.get(position).copied() else {
+            return Err(SnapshotError::Undecodable("no such blob".to_owned()));
+        };
+        let path = self.dir.join(blob::name(id));
+        if !self.disk.exists(&path).map_err(|error| refused(&path, &error))? {
+            return Err(SnapshotError::Missing(id));
         }
+        // A read that fails is damage, not a reason to stop.
+        let content = blob::read_prefix(&self.disk, &path, id).unwrap_or_default();
+        if BlobId::of(&content) != id {
+            return Err(SnapshotError::Damaged(id));
+        }
+        Ok(Bytes::from(content))
     }
 }

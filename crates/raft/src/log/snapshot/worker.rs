@@ -1,10 +1,24 @@
 //! Sender and receiver of snapshots: requests in, effects out.
 
-use raft_core::{EntryId, NodeId, SendSnapshot, Snapshot, SnapshotError, SnapshotMeta, Term};
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use raft_core::{
+    BLOB_BYTES_MAX, BlobId, EntryId, NodeId, SendSnapshot, Snapshot, SnapshotError, SnapshotMeta,
+    SnapshotSource, Term,
+};
 
 use super::SnapshotStore;
+use super::blob;
+use super::store::StoredSnapshot;
 use crate::io::Disk;
-use crate::message::SnapshotMessage;
+use crate::log::record::{to_u32, to_u64, to_usize};
+use crate::message::{CHUNK_BYTES_MAX, SnapshotMessage};
+
+/// Chunks that are on their way to one follower at once.
+const WINDOW: usize = 4;
+/// Blobs of one snapshot that a receiver accepts.
+const BLOBS_MAX: usize = 1 << 20;
 
 /// What the snapshot thread can be asked for.
 #[derive(Debug)]
@@ -56,10 +70,34 @@ pub struct SnapshotCounters {
     pub skipped_bytes: u64,
 }
 
+/// A snapshot on its way to a follower.
+struct Outgoing<D: Disk> {
+    source: StoredSnapshot<D>,
+    /// What the receiver has of each blob; `None` until it said so.
+    have: Option<Vec<u64>>,
+    /// The blob being sent, its content, and how much of it has left.
+    position: usize,
+    content: Option<Bytes>,
+    offset: u64,
+    /// Chunks that are not acknowledged: blob and end of each, in order.
+    unacknowledged: Vec<(u32, u64)>,
+}
+
+/// A snapshot on its way here.
+struct Incoming<D: Disk> {
+    term: Term,
+    meta: SnapshotMeta,
+    blobs: Vec<BlobId>,
+    /// The blob that is arriving: position, file, bytes written.
+    open: Option<(usize, D::File, u64)>,
+}
+
 /// Owns the [`SnapshotStore`] on its thread.
-#[derive(Debug)]
 pub struct SnapshotWorker<D: Disk> {
     store: SnapshotStore<D>,
+    outgoing: BTreeMap<NodeId, Outgoing<D>>,
+    /// One at a time: the newest offer wins.
+    incoming: Option<(NodeId, Incoming<D>)>,
     counters: SnapshotCounters,
 }
 
@@ -67,13 +105,8 @@ impl<D: Disk> SnapshotWorker<D> {
     /// A worker for an open store.
     #[must_use]
     pub fn new(store: SnapshotStore<D>) -> Self {
-        Self { store, counters: SnapshotCounters::default() }
-    }
-
-    /// Handles one request.
-    pub fn handle<S: Snapshot>(&mut self, request: SnapshotRequest<S>) -> Vec<SnapshotEffect> {
-        let _ = (request, &mut self.store);
-        Vec::new()
+        let counters = SnapshotCounters::default();
+        Self { store, outgoing: BTreeMap::new(), incoming: None, counters }
     }
 
     /// What travelled so far.
@@ -86,5 +119,308 @@ impl<D: Disk> SnapshotWorker<D> {
     #[must_use]
     pub const fn store(&self) -> &SnapshotStore<D> {
         &self.store
+    }
+
+    /// Handles one request.
+    pub fn handle<S: Snapshot>(&mut self, request: SnapshotRequest<S>) -> Vec<SnapshotEffect> {
+        match request {
+            SnapshotRequest::Write(meta, picture) => vec![self.write(meta, picture)],
+            SnapshotRequest::Send(send) => self.offer(&send),
+            SnapshotRequest::Message(from, message) => self.message(from, message),
+            SnapshotRequest::Disconnected(node) => self.disconnected(node),
+            SnapshotRequest::Prune(base) => {
+                // What is arriving has no manifest yet and must stay.
+                if self.incoming.is_none()
+                    && let Err(error) = self.store.prune(base)
+                {
+                    tracing::warn!(%error, "old snapshots could not be removed");
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    fn write<S: Snapshot>(&mut self, meta: SnapshotMeta, picture: S) -> SnapshotEffect {
+        let mut writer = self.store.begin(meta.clone());
+        let outcome = picture.write(&mut writer).and_then(|()| writer.commit());
+        match outcome {
+            Ok(meta) => SnapshotEffect::Written(meta),
+            Err(error) => SnapshotEffect::WriteFailed(meta, error),
+        }
+    }
+
+    fn disconnected(&mut self, node: NodeId) -> Vec<SnapshotEffect> {
+        if self.incoming.as_ref().is_some_and(|(from, _)| *from == node) {
+            self.incoming = None;
+        }
+        match self.outgoing.remove(&node) {
+            Some(_) => {
+                vec![SnapshotEffect::SendFailed(node, "the connection broke".to_owned())]
+            }
+            None => Vec::new(),
+        }
+    }
+
+    fn message(&mut self, from: NodeId, message: SnapshotMessage) -> Vec<SnapshotEffect> {
+        match message {
+            SnapshotMessage::Offer { term, snapshot, blobs } => {
+                let id = snapshot.last_included;
+                let outcome = self.offered(from, term, snapshot, blobs);
+                self.received(from, id, outcome)
+            }
+            SnapshotMessage::Have { snapshot, bytes } => {
+                let Some(outgoing) = self.outgoing_mut(from, snapshot) else { return Vec::new() };
+                outgoing.have = Some(bytes);
+                self.stream(from)
+            }
+            SnapshotMessage::Chunk { snapshot, blob, offset, bytes } => {
+                let outcome = self.chunk(from, snapshot, blob, offset, &bytes);
+                self.received(from, snapshot, outcome)
+            }
+            SnapshotMessage::Ack { snapshot, blob, offset } => {
+                let Some(outgoing) = self.outgoing_mut(from, snapshot) else { return Vec::new() };
+                outgoing.unacknowledged.retain(|chunk| *chunk > (blob, offset));
+                self.stream(from)
+            }
+            SnapshotMessage::Abort { snapshot, reason } => {
+                if self.outgoing_mut(from, snapshot).is_some() {
+                    self.outgoing.remove(&from);
+                    return vec![SnapshotEffect::SendFailed(from, reason)];
+                }
+                self.incoming = self.incoming.take().filter(|(sender, incoming)| {
+                    *sender != from || incoming.meta.last_included != snapshot
+                });
+                Vec::new()
+            }
+        }
+    }
+}
+
+/// Sending.
+impl<D: Disk> SnapshotWorker<D> {
+    fn outgoing_mut(&mut self, to: NodeId, id: EntryId) -> Option<&mut Outgoing<D>> {
+        self.outgoing.get_mut(&to).filter(|outgoing| outgoing.source.meta().last_included == id)
+    }
+
+    fn offer(&mut self, send: &SendSnapshot) -> Vec<SnapshotEffect> {
+        let newest =
+            self.store.newest().filter(|(meta, _)| meta.last_included.index >= send.index_min);
+        let source = newest.and_then(|(meta, _)| self.store.source(meta.last_included));
+        let Some(source) = source else {
+            let reason = format!("there is no snapshot at or after {}", send.index_min);
+            return vec![SnapshotEffect::SendFailed(send.to, reason)];
+        };
+        let message = SnapshotMessage::Offer {
+            term: send.term,
+            snapshot: source.meta().clone(),
+            blobs: source.blobs().to_vec(),
+        };
+        let outgoing = Outgoing {
+            source,
+            have: None,
+            position: 0,
+            content: None,
+            offset: 0,
+            unacknowledged: Vec::new(),
+        };
+        self.outgoing.insert(send.to, outgoing);
+        vec![SnapshotEffect::Send(send.to, message)]
+    }
+
+    /// Fills the window; the end of everything is the last acknowledgement.
+    fn stream(&mut self, to: NodeId) -> Vec<SnapshotEffect> {
+        let mut effects = Vec::new();
+        let Some(outgoing) = self.outgoing.get_mut(&to) else { return effects };
+        let id = outgoing.source.meta().last_included;
+        loop {
+            if outgoing.unacknowledged.len() >= WINDOW {
+                return effects;
+            }
+            match outgoing.next_chunk(&mut self.counters) {
+                Ok(Some((blob, offset, bytes))) => {
+                    let end = offset + to_u64(bytes.len());
+                    outgoing.unacknowledged.push((blob, end));
+                    let chunk = SnapshotMessage::Chunk { snapshot: id, blob, offset, bytes };
+                    effects.push(SnapshotEffect::Send(to, chunk));
+                }
+                Ok(None) if outgoing.unacknowledged.is_empty() => {
+                    self.outgoing.remove(&to);
+                    effects.push(SnapshotEffect::Sent(to, id));
+                    return effects;
+                }
+                Ok(None) => return effects,
+                Err(error) => {
+                    self.outgoing.remove(&to);
+                    let reason = error.to_string();
+                    let abort = SnapshotMessage::Abort { snapshot: id, reason: reason.clone() };
+                    effects.push(SnapshotEffect::Send(to, abort));
+                    effects.push(SnapshotEffect::SendFailed(to, reason));
+                    return effects;
+                }
+            }
+        }
+    }
+}
+
+impl<D: Disk> Outgoing<D> {
+    /// The next bytes that the receiver lacks.
+    fn next_chunk(
+        &mut self,
+        counters: &mut SnapshotCounters,
+    ) -> Result<Option<(u32, u64, Bytes)>, SnapshotError> {
+        let Some(have) = &self.have else { return Ok(None) };
+        loop {
+            let Some(blob) = self.source.blobs().get(self.position) else { return Ok(None) };
+            let content = match &self.content {
+                Some(content) => content,
+                None => {
+                    let known = have.get(self.position).copied().unwrap_or(0).min(blob.len);
+                    counters.skipped_bytes += known;
+                    self.offset = known;
+                    if known == blob.len && blob.len > 0 {
+                        self.position += 1;
+                        continue;
+                    }
+                    self.content.insert(self.source.read(self.position)?)
+                }
+            };
+            let from = to_usize(self.offset);
+            let to = content.len().min(from + CHUNK_BYTES_MAX);
+            // An empty blob is one empty chunk, so that it is created at the receiver.
+            if from < to || content.is_empty() {
+                let bytes = content.slice(from..to);
+                let chunk = (to_u32(self.position), self.offset, bytes);
+                self.offset = to_u64(to);
+                counters.sent_bytes += to_u64(to - from);
+                if to == content.len() {
+                    self.content = None;
+                    self.position += 1;
+                }
+                return Ok(Some(chunk));
+            }
+            self.content = None;
+            self.position += 1;
+        }
+    }
+}
+
+/// Receiving.
+impl<D: Disk> SnapshotWorker<D> {
+    fn offered(
+        &mut self,
+        from: NodeId,
+        term: Term,
+        meta: SnapshotMeta,
+        blobs: Vec<BlobId>,
+    ) -> Result<Vec<SnapshotEffect>, String> {
+        let too_long = blobs.iter().any(|id| id.len > to_u64(BLOB_BYTES_MAX));
+        if too_long || blobs.len() > BLOBS_MAX {
+            return Err("the offer exceeds a limit".to_owned());
+        }
+        let snapshot = meta.last_included;
+        let mut bytes = Vec::with_capacity(blobs.len());
+        for id in &blobs {
+            let known = if self.store.has(*id).map_err(|error| error.to_string())? {
+                id.len
+            } else {
+                let path = self.store.dir.join(blob::partial_name(*id));
+                let content = blob::read_prefix(&self.store.disk, &path, *id);
+                let block = blob::BLOCK_BYTES;
+                let content = content.map_err(|error| error.to_string())?.len();
+                // A blob that is complete but not named yet ends with its last block again.
+                to_u64(
+                    if to_u64(content) == id.len { content.saturating_sub(1) } else { content }
+                        / block
+                        * block,
+                )
+            };
+            bytes.push(known);
+        }
+        self.incoming = Some((from, Incoming { term, meta, blobs, open: None }));
+        let mut effects =
+            vec![SnapshotEffect::Send(from, SnapshotMessage::Have { snapshot, bytes })];
+        effects.extend(self.finish_if_complete()?);
+        Ok(effects)
+    }
+
+    fn chunk(
+        &mut self,
+        from: NodeId,
+        snapshot: EntryId,
+        position: u32,
+        offset: u64,
+        bytes: &Bytes,
+    ) -> Result<Vec<SnapshotEffect>, String> {
+        let Some((_, incoming)) = self.incoming.as_mut().filter(|(sender, incoming)| {
+            *sender == from && incoming.meta.last_included == snapshot
+        }) else {
+            return Err("no such transfer".to_owned());
+        };
+        let nth = to_usize(u64::from(position));
+        let Some(id) = incoming.blobs.get(nth).copied() else {
+            return Err(format!("the offer has no blob {position}"));
+        };
+        let ack = |offset| {
+            let ack = SnapshotMessage::Ack { snapshot, blob: position, offset };
+            vec![SnapshotEffect::Send(from, ack)]
+        };
+        let end = offset.saturating_add(to_u64(bytes.len()));
+        let (file, written) = match incoming.open.take() {
+            Some((open, file, written)) if open == nth => (file, written),
+            Some(_) | None => {
+                // The same blob may stand in the list twice.
+                if self.store.has(id).map_err(|error| error.to_string())? {
+                    return Ok(ack(end));
+                }
+                self.store.resume(id).map_err(|error| error.to_string())?
+            }
+        };
+        let written = if written == id.len && id.len > 0 { offset } else { written };
+        let whole = end == id.len || bytes.len().is_multiple_of(blob::BLOCK_BYTES);
+        if offset != written || end > id.len || !whole {
+            return Err(format!("blob {position} went on at {offset} instead of {written}"));
+        }
+        blob::write(&file, id, offset, bytes).map_err(|error| error.to_string())?;
+        self.counters.received_bytes += to_u64(bytes.len());
+        if end == id.len {
+            let intact = self.store.complete(id, &file).map_err(|error| error.to_string())?;
+            if !intact {
+                return Err(format!("blob {position} is not what its name says"));
+            }
+        } else {
+            incoming.open = Some((nth, file, end));
+        }
+        let mut effects = ack(end);
+        if end == id.len {
+            effects.extend(self.finish_if_complete()?);
+        }
+        Ok(effects)
+    }
+
+    /// Publishes the snapshot when its last blob is here.
+    fn finish_if_complete(&mut self) -> Result<Option<SnapshotEffect>, String> {
+        let Some((_, incoming)) = &self.incoming else { return Ok(None) };
+        for id in &incoming.blobs {
+            if !self.store.has(*id).map_err(|error| error.to_string())? {
+                return Ok(None);
+            }
+        }
+        let Some((from, incoming)) = self.incoming.take() else { return Ok(None) };
+        let Incoming { term, meta, blobs, .. } = incoming;
+        self.store.publish(meta.clone(), blobs).map_err(|error| error.to_string())?;
+        Ok(Some(SnapshotEffect::Received { from, term, snapshot: meta }))
+    }
+
+    /// Tells the sender when a step failed; what has arrived is kept.
+    fn received(
+        &mut self,
+        from: NodeId,
+        snapshot: EntryId,
+        outcome: Result<Vec<SnapshotEffect>, String>,
+    ) -> Vec<SnapshotEffect> {
+        outcome.unwrap_or_else(|reason| {
+            self.incoming = None;
+            vec![SnapshotEffect::Send(from, SnapshotMessage::Abort { snapshot, reason })]
+        })
     }
 }

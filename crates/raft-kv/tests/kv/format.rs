@@ -1,0 +1,242 @@
+//! Bytes of version 1, which must decode for ever, and bytes that are none.
+
+use bytes::{Bytes, BytesMut};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use raft_core::{
+    BlobId, Command as _, MemorySnapshot, Snapshot, SnapshotError, SnapshotSink, SnapshotSource,
+    StateMachine,
+};
+use raft_kv::proto::etcdserverpb::compare::TargetUnion;
+use raft_kv::proto::etcdserverpb::request_op::Request;
+use raft_kv::proto::etcdserverpb::*;
+use raft_kv::{Command, Store};
+
+use crate::common::{apply, compact, delete, put};
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
+}
+
+fn commands() -> Vec<(&'static str, Command)> {
+    let put_request = PutRequest {
+        key: "k".into(),
+        value: "v".into(),
+        lease: 5,
+        prev_kv: true,
+        ignore_value: true,
+        ignore_lease: true,
+    };
+    let delete_request =
+        DeleteRangeRequest { key: "a".into(), range_end: "b".into(), prev_kv: true };
+    let txn = TxnRequest {
+        compare: vec![Compare {
+            result: 3,
+            target: 2,
+            key: "k".into(),
+            range_end: "l".into(),
+            target_union: Some(TargetUnion::ModRevision(7)),
+        }],
+        success: vec![RequestOp { request: Some(Request::RequestPut(put_request.clone())) }],
+        failure: vec![RequestOp { request: Some(Request::RequestTxn(TxnRequest::default())) }],
+    };
+    vec![
+        (PUT, Command::put(put_request)),
+        (DELETE, Command::delete_range(delete_request)),
+        (TXN, Command::txn(txn)),
+        (COMPACT, Command::compact(CompactionRequest { revision: 300, physical: true })),
+    ]
+}
+
+const PUT: &str = "010a0e0a016b1201761805200128013001";
+const DELETE: &str = "0112080a01611201621801";
+const TXN: &str =
+    "011a250a0d080310021a016b30078204016c1210120e0a016b12017618052001280130011a022200";
+const COMPACT: &str = "01220508ac021001";
+
+#[test]
+fn commands_of_version_1_encode_and_decode_as_ever() {
+    for (golden, command) in commands() {
+        let mut out = BytesMut::new();
+        command.encode(&mut out);
+        assert_eq!(hex(&out), golden);
+        assert_eq!(Command::decode(Bytes::from(unhex(golden))), Ok(command));
+    }
+}
+
+#[test]
+fn a_command_of_another_version_or_kind_is_refused_with_a_reason() {
+    for (bytes, reason) in [
+        (&b""[..], "the key-value command is empty"),
+        (b"\x02\x0a\x00", "the key-value command has version 2; this program knows 1"),
+        (b"\x01", "the key-value command is of a kind that this program does not know"),
+        (b"\x01\x4a\x00", "the key-value command is of a kind that this program does not know"),
+    ] {
+        let error = Command::decode(Bytes::from_static(bytes)).unwrap_err();
+        assert_eq!(error.0, reason);
+    }
+    let damaged = Command::decode(Bytes::from_static(b"\x01\x0a\x05")).unwrap_err();
+    assert!(damaged.0.starts_with("the key-value command is damaged"), "{damaged}");
+}
+
+/// Two lives of a key, a tombstone, a transaction's worth of one revision, a compaction.
+fn small_store() -> Store {
+    let mut store = Store::new();
+    for command in [
+        put("a", "1"),
+        put("b", "2"),
+        put("a", "3"),
+        delete("b"),
+        put("b", "4"),
+        Command::delete_range(DeleteRangeRequest {
+            key: "a".into(),
+            range_end: "c".into(),
+            prev_kv: false,
+        }),
+        compact(4),
+    ] {
+        apply(&mut store, command).unwrap();
+    }
+    store
+}
+
+const SEGMENT: &str = "524b565301030000016200010001320100000161020200013301000101620100000162000100013401000101610001010162";
+const HEAD: &str = "524b564801070589030106";
+
+#[test]
+fn snapshots_of_version_1_are_written_and_read_as_ever() {
+    let store = small_store();
+    let mut snapshot = MemorySnapshot::default();
+    store.snapshot().write(&mut snapshot).unwrap();
+    let blobs: Vec<_> =
+        (0..snapshot.blobs().len()).map(|i| hex(&snapshot.read(i).unwrap())).collect();
+    assert_eq!(blobs, [SEGMENT, HEAD]);
+
+    let mut golden = MemorySnapshot::default();
+    golden.put(&unhex(SEGMENT)).unwrap();
+    golden.put(&unhex(HEAD)).unwrap();
+    let mut restored = Store::new();
+    restored.restore(&golden).unwrap();
+    assert_eq!(restored.digest(), store.digest());
+    assert_eq!(restored.revision(), 7);
+}
+
+fn restore(blobs: &[Vec<u8>]) -> Result<Store, SnapshotError> {
+    let mut snapshot = MemorySnapshot::default();
+    for blob in blobs {
+        snapshot.put(blob).unwrap();
+    }
+    let mut store = Store::new();
+    store.restore(&snapshot).map(|()| store)
+}
+
+#[test]
+fn a_snapshot_that_makes_no_sense_is_refused_with_a_reason() {
+    let (segment, head) = (unhex(SEGMENT), unhex(HEAD));
+    let newer = |blob: &[u8]| {
+        let mut blob = blob.to_vec();
+        blob[4] = 2;
+        blob
+    };
+    for (blobs, reason) in [
+        (vec![], "the snapshot is empty"),
+        (vec![segment.clone()], "a blob is no head"),
+        (vec![head.clone()], "the number of segments is not what the head says"),
+        (vec![head.clone(), head.clone()], "a blob is no segment"),
+        (vec![segment[..segment.len() - 1].to_vec(), head.clone()], "a blob ends early"),
+        (
+            vec![newer(&segment), head.clone()],
+            "the segment has format version 2; this program knows 1",
+        ),
+        (vec![segment, newer(&head)], "the head has format version 2; this program knows 1"),
+    ] {
+        let error = restore(&blobs).err();
+        let expected = format!("key-value store: {reason}");
+        assert_eq!(error, Some(SnapshotError::Undecodable(expected)));
+    }
+}
+
+/// Says that it has a blob that it cannot deliver.
+struct Missing(Vec<BlobId>);
+
+impl SnapshotSource for Missing {
+    fn blobs(&self) -> &[BlobId] {
+        &self.0
+    }
+
+    fn read(&self, position: usize) -> Result<Bytes, SnapshotError> {
+        Err(SnapshotError::Missing(self.0[position]))
+    }
+}
+
+#[test]
+fn a_missing_blob_is_reported_as_such() {
+    let id = BlobId::of(b"x");
+    assert_eq!(Store::new().restore(&Missing(vec![id])), Err(SnapshotError::Missing(id)));
+}
+
+/// Changes some bytes, cuts some off.
+fn mutate(mut bytes: Vec<u8>, changes: &[(usize, u8)], cut: Option<usize>) -> Vec<u8> {
+    for (place, byte) in changes {
+        if !bytes.is_empty() {
+            let place = place % bytes.len();
+            bytes[place] ^= byte;
+        }
+    }
+    if let Some(cut) = cut {
+        bytes.truncate(cut % (bytes.len() + 1));
+    }
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_bytes_are_no_command_and_no_snapshot(
+        bytes in vec(any::<u8>(), 0..80),
+        version in any::<bool>(),
+    ) {
+        let mut command = bytes.clone();
+        if version {
+            command.insert(0, 1);
+        }
+        // Whatever decodes can also be applied.
+        if let Ok(command) = Command::decode(command.into()) {
+            apply(&mut small_store(), command).ok();
+        }
+        let with_magic = |magic: &[u8]| [magic, &[1], &bytes[..]].concat();
+        restore(&[with_magic(b"RKVS"), with_magic(b"RKVH")]).ok();
+        restore(&[with_magic(b"RKVS"), unhex(HEAD)]).ok();
+        restore(&[unhex(SEGMENT), with_magic(b"RKVH")]).ok();
+    }
+
+    #[test]
+    fn mutated_bytes_never_panic(
+        which in 0..4_usize,
+        changes in vec((any::<usize>(), any::<u8>()), 0..4),
+        head_changes in vec((any::<usize>(), any::<u8>()), 0..2),
+        cut in proptest::option::weighted(0.2, any::<usize>()),
+    ) {
+        let golden = unhex(commands()[which].0);
+        if let Ok(command) = Command::decode(mutate(golden, &changes, cut).into()) {
+            apply(&mut small_store(), command).ok();
+        }
+        let segment = mutate(unhex(SEGMENT), &changes, cut);
+        let head = mutate(unhex(HEAD), &head_changes, None);
+        if let Ok(mut store) = restore(&[segment, head]) {
+            // What was accepted behaves like a store.
+            for key in ["a", "b"] {
+                apply(&mut store, put(key, "new")).unwrap();
+                apply(&mut store, delete(key)).unwrap();
+            }
+            let revision = store.revision();
+            apply(&mut store, compact(revision)).unwrap();
+            store.digest();
+        }
+    }
+}

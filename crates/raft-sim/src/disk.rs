@@ -1,0 +1,711 @@
+//! A disk that lies as disks do: what was written is not what is durable.
+//!
+//! Every file has a *cache* (what reads see) and a *durable image* (what a power loss leaves), and the
+//! ordered writes that lie between the two. Names work alike: a rename is pending until its directory is
+//! synced. Nothing here is random by itself; what a power loss keeps follows from the seed handed in.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+
+use raft::io::{Disk, DiskFile, OpenMode};
+use raft_core::Rng;
+
+/// Sectors are written whole or not at all.
+const SECTOR: usize = 512;
+/// Pages are what a disk rewrites as one; see [`SimDisk::set_power_safe_overwrite`].
+const PAGE: usize = 4096;
+
+// The simulator runs on one thread: `Disk` asks for `Send`, and nothing contends.
+type Shared = Arc<std::sync::Mutex<State>>;
+
+/// How a machine stops.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Crash {
+    /// The process dies; the system keeps its page cache and will write it out.
+    Process,
+    /// Power is lost: of everything not synced any subset survives, chosen by the seed, in sectors.
+    Power(u64),
+}
+
+/// A simulated disk. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct SimDisk {
+    state: Shared,
+}
+
+impl fmt::Debug for SimDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimDisk").field("operations", &self.operations()).finish_non_exhaustive()
+    }
+}
+
+/// A file of a [`SimDisk`], valid until the next crash.
+pub struct SimFile {
+    state: Shared,
+    inode: u64,
+    boot: u64,
+    path: PathBuf,
+}
+
+/// The lock of a directory; free again when dropped or when the process crashes.
+pub struct SimLock {
+    state: Shared,
+    dir: PathBuf,
+    boot: u64,
+}
+
+#[derive(Default)]
+struct Inode {
+    cache: Vec<u8>,
+    durable: Vec<u8>,
+    pending: Vec<Change>,
+}
+
+enum Change {
+    Write { offset: usize, bytes: Vec<u8> },
+    Len(usize),
+}
+
+enum Naming {
+    Link(PathBuf, u64),
+    Rename(PathBuf, PathBuf),
+    Unlink(PathBuf),
+}
+
+struct State {
+    inodes: BTreeMap<u64, Inode>,
+    next_inode: u64,
+    names: BTreeMap<PathBuf, u64>,
+    durable_names: BTreeMap<PathBuf, u64>,
+    pending_names: BTreeMap<PathBuf, Vec<Naming>>,
+    dirs: BTreeSet<PathBuf>,
+    locks: BTreeSet<PathBuf>,
+    /// Counts restarts: handles of an earlier process are dead.
+    boot: u64,
+    operations: u64,
+    syncs: u64,
+    fuse: Option<u64>,
+    blown: bool,
+    fail_syncs: Vec<(String, u64)>,
+    capacity: Option<u64>,
+    power_safe_overwrite: bool,
+    trace: u64,
+}
+
+impl Default for SimDisk {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SimDisk {
+    /// An empty disk without limits.
+    #[must_use]
+    pub fn new() -> Self {
+        let state = State {
+            inodes: BTreeMap::new(),
+            next_inode: 0,
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            pending_names: BTreeMap::new(),
+            dirs: BTreeSet::new(),
+            locks: BTreeSet::new(),
+            boot: 0,
+            operations: 0,
+            syncs: 0,
+            fuse: None,
+            blown: false,
+            fail_syncs: Vec::new(),
+            capacity: None,
+            power_safe_overwrite: true,
+            trace: 0,
+        };
+        Self { state: Arc::new(std::sync::Mutex::new(state)) }
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Stops the machine and starts it again: open files and locks are gone, the fuse is whole, and of what
+    /// was not synced is left what `crash` says.
+    pub fn crash(&self, crash: Crash) {
+        self.with(|state| {
+            state.boot += 1;
+            state.locks.clear();
+            state.fuse = None;
+            state.blown = false;
+            if let Crash::Power(seed) = crash {
+                state.lose_power(&mut Rng::new(seed));
+            }
+            let linked: BTreeSet<u64> =
+                state.names.values().chain(state.durable_names.values()).copied().collect();
+            state.inodes.retain(|inode, _| linked.contains(inode));
+        });
+    }
+
+    /// The operation after `operations` further ones fails, and every one after it, until [`crash`](Self::crash).
+    /// A write that fails so has reached the cache in part. `None` removes the fuse.
+    pub fn set_fuse(&self, operations: Option<u64>) {
+        self.with(|state| {
+            state.fuse = operations;
+            state.blown = false;
+        });
+    }
+
+    /// Whether the fuse has blown.
+    #[must_use]
+    pub fn is_blown(&self) -> bool {
+        self.with(|state| state.blown)
+    }
+
+    /// The sync of a file or directory whose path contains `path`, after `skip` further ones, fails once. As
+    /// real systems do, it drops the unsynced writes: the cache still shows them, no later sync writes them.
+    pub fn fail_sync(&self, path: &str, skip: u64) {
+        self.with(|state| state.fail_syncs.push((path.to_owned(), skip)));
+    }
+
+    /// Bytes that all files together may have.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.with(|state| state.capacity = bytes);
+    }
+
+    /// Whether a torn write leaves the rest of its 4 KiB page alone. On at first.
+    pub fn set_power_safe_overwrite(&self, on: bool) {
+        self.with(|state| state.power_safe_overwrite = on);
+    }
+
+    /// Flips the bits of `mask` in one byte, in the cache and on the medium. False when there is no such byte.
+    pub fn flip(&self, path: &Path, offset: u64, mask: u8) -> bool {
+        self.with(|state| {
+            let Some(inode) = state.names.get(path).and_then(|inode| state.inodes.get_mut(inode))
+            else {
+                return false;
+            };
+            let offset = size(offset);
+            if offset >= inode.cache.len() {
+                return false;
+            }
+            for image in [&mut inode.cache, &mut inode.durable] {
+                if let Some(byte) = image.get_mut(offset) {
+                    *byte ^= mask;
+                }
+            }
+            true
+        })
+    }
+
+    /// Replaces bytes in the cache and on the medium, as a lost or misdirected write would.
+    pub fn overwrite(&self, path: &Path, offset: u64, bytes: &[u8]) {
+        self.with(|state| {
+            if let Some(inode) = state.names.get(path).and_then(|inode| state.inodes.get_mut(inode))
+            {
+                for image in [&mut inode.cache, &mut inode.durable] {
+                    put(image, size(offset), bytes);
+                }
+            }
+        });
+    }
+
+    /// Removes a file without a trace, as an operator would.
+    pub fn lose(&self, path: &Path) {
+        self.with(|state| {
+            state.names.remove(path);
+            state.durable_names.remove(path);
+        });
+    }
+
+    /// Puts a file there, durable at once.
+    pub fn plant(&self, path: &Path, bytes: &[u8]) {
+        self.with(|state| {
+            let inode = state.new_inode();
+            if let Some(file) = state.inodes.get_mut(&inode) {
+                file.cache = bytes.to_vec();
+                file.durable = bytes.to_vec();
+            }
+            state.names.insert(path.to_path_buf(), inode);
+            state.durable_names.insert(path.to_path_buf(), inode);
+            state.add_dirs(path.parent().unwrap_or_else(|| Path::new("/")));
+        });
+    }
+
+    /// Everything that reads would see: path and content, sorted.
+    #[must_use]
+    pub fn files(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        self.with(|state| {
+            let files = state.names.iter().filter_map(|(path, inode)| {
+                state.inodes.get(inode).map(|inode| (path.clone(), inode.cache.clone()))
+            });
+            files.collect()
+        })
+    }
+
+    /// A disk of its own with the same files, all durable.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let copy = Self::new();
+        for (path, bytes) in self.files() {
+            copy.plant(&path, &bytes);
+        }
+        let dirs = self.with(|state| state.dirs.clone());
+        copy.with(|state| state.dirs.extend(dirs));
+        copy
+    }
+
+    /// A disk of its own in exactly this state: cache, durable image and everything between.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        let fork = Self::new();
+        self.with(|from| {
+            fork.with(|to| {
+                to.inodes = from.inodes.iter().map(|(id, inode)| (*id, inode.fork())).collect();
+                to.next_inode = from.next_inode;
+                to.names = from.names.clone();
+                to.durable_names = from.durable_names.clone();
+                let pending = from.pending_names.iter();
+                to.pending_names = pending
+                    .map(|(dir, changes)| (dir.clone(), changes.iter().map(Naming::fork).collect()))
+                    .collect();
+                to.dirs = from.dirs.clone();
+                to.boot = from.boot;
+                to.capacity = from.capacity;
+                to.power_safe_overwrite = from.power_safe_overwrite;
+            });
+        });
+        fork
+    }
+
+    /// Operations that changed something or made it durable so far.
+    #[must_use]
+    pub fn operations(&self) -> u64 {
+        self.with(|state| state.operations)
+    }
+
+    /// Successful syncs of files so far.
+    #[must_use]
+    pub fn syncs(&self) -> u64 {
+        self.with(|state| state.syncs)
+    }
+
+    /// A digest of every operation so far, in order: equal runs have equal ones.
+    #[must_use]
+    pub fn trace(&self) -> u64 {
+        self.with(|state| state.trace)
+    }
+}
+
+impl Inode {
+    fn fork(&self) -> Self {
+        let pending = self.pending.iter().map(|change| match change {
+            Change::Write { offset, bytes } => {
+                Change::Write { offset: *offset, bytes: bytes.clone() }
+            }
+            Change::Len(len) => Change::Len(*len),
+        });
+        Self {
+            cache: self.cache.clone(),
+            durable: self.durable.clone(),
+            pending: pending.collect(),
+        }
+    }
+}
+
+impl Naming {
+    fn fork(&self) -> Self {
+        match self {
+            Self::Link(path, inode) => Self::Link(path.clone(), *inode),
+            Self::Rename(from, to) => Self::Rename(from.clone(), to.clone()),
+            Self::Unlink(path) => Self::Unlink(path.clone()),
+        }
+    }
+}
+
+impl State {
+    /// Counts an operation and adds it to the trace; fails when the fuse has blown.
+    fn operate(&mut self, kind: u8, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if self.blown {
+            return Err(io::Error::other("the simulated machine has stopped"));
+        }
+        match &mut self.fuse {
+            Some(0) => {
+                self.blown = true;
+                return Err(io::Error::other("the simulated machine has stopped"));
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        self.operations += 1;
+        let mut hash = self.trace ^ u64::from(kind);
+        let path = path.as_os_str().as_encoded_bytes();
+        for byte in path.iter().chain(&offset.to_le_bytes()).chain(bytes) {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01B3).rotate_left(5);
+        }
+        self.trace = hash;
+        Ok(())
+    }
+
+    fn new_inode(&mut self) -> u64 {
+        self.next_inode += 1;
+        self.inodes.insert(self.next_inode, Inode::default());
+        self.next_inode
+    }
+
+    fn add_dirs(&mut self, dir: &Path) {
+        for dir in dir.ancestors() {
+            self.dirs.insert(dir.to_path_buf());
+        }
+    }
+
+    fn naming(&mut self, dir: &Path, change: Naming) {
+        name(&mut self.names, &change);
+        self.pending_names.entry(dir.to_path_buf()).or_default().push(change);
+    }
+
+    fn sync_dir(&mut self, dir: &Path) {
+        for change in self.pending_names.remove(dir).unwrap_or_default() {
+            name(&mut self.durable_names, &change);
+        }
+    }
+
+    /// Whether a sync of `path` fails by [`SimDisk::fail_sync`].
+    fn sync_fails(&mut self, path: &Path) -> bool {
+        let path = path.to_string_lossy().into_owned();
+        for position in 0..self.fail_syncs.len() {
+            let (pattern, skip) = &mut self.fail_syncs[position];
+            if path.contains(pattern.as_str()) {
+                if *skip == 0 {
+                    self.fail_syncs.remove(position);
+                    return true;
+                }
+                *skip -= 1;
+            }
+        }
+        false
+    }
+
+    fn has_room(&self, inode: u64, len: usize) -> bool {
+        let Some(capacity) = self.capacity else { return true };
+        let others = self.inodes.iter().filter(|(id, _)| **id != inode);
+        let used: usize = others.map(|(_, inode)| inode.cache.len()).sum();
+        u64::try_from(used + len).is_ok_and(|bytes| bytes <= capacity)
+    }
+
+    fn lose_power(&mut self, rng: &mut Rng) {
+        // A journal commits changes of names in order: a prefix of them survives, per directory.
+        for changes in std::mem::take(&mut self.pending_names).into_values() {
+            let kept = below(rng, changes.len() + 1);
+            for change in &changes[..kept] {
+                name(&mut self.durable_names, change);
+            }
+        }
+        self.names = self.durable_names.clone();
+        for inode in self.inodes.values_mut() {
+            inode.lose_power(rng, self.power_safe_overwrite);
+        }
+    }
+}
+
+impl Inode {
+    fn make_durable(&mut self, pending: Vec<Change>) {
+        for change in pending {
+            match change {
+                Change::Len(len) => self.durable.resize(len, 0),
+                Change::Write { offset, bytes } => put(&mut self.durable, offset, &bytes),
+            }
+        }
+    }
+
+    fn lose_power(&mut self, rng: &mut Rng, power_safe_overwrite: bool) {
+        // Swarm: all, nothing, or each sector by a coin of its own weight.
+        let weight = [0, 4, 1, 2, 3][below(rng, 5)];
+        for change in std::mem::take(&mut self.pending) {
+            match change {
+                Change::Len(len) => {
+                    if rng.chance(weight, 4) {
+                        self.durable.resize(len, 0);
+                    }
+                }
+                Change::Write { offset, bytes } => {
+                    let mut torn = false;
+                    let mut position = 0;
+                    while position < bytes.len() {
+                        let at = offset + position;
+                        let end = bytes.len().min(position + SECTOR - at % SECTOR);
+                        if rng.chance(weight, 4) {
+                            put(&mut self.durable, at, &bytes[position..end]);
+                        } else {
+                            torn = true;
+                        }
+                        position = end;
+                    }
+                    if torn && !power_safe_overwrite && rng.chance(1, 2) {
+                        let page = offset / PAGE * PAGE;
+                        let victim = page + below(rng, PAGE / SECTOR) * SECTOR;
+                        if victim + SECTOR <= self.durable.len() {
+                            self.durable[victim..victim + SECTOR].fill(0xA5);
+                        }
+                    }
+                }
+            }
+        }
+        self.cache = self.durable.clone();
+    }
+}
+
+fn name(names: &mut BTreeMap<PathBuf, u64>, change: &Naming) {
+    match change {
+        Naming::Link(path, inode) => {
+            names.insert(path.clone(), *inode);
+        }
+        Naming::Rename(from, to) => {
+            if let Some(inode) = names.remove(from) {
+                names.insert(to.clone(), inode);
+            }
+        }
+        Naming::Unlink(path) => {
+            names.remove(path);
+        }
+    }
+}
+
+fn put(image: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
+    let end = offset + bytes.len();
+    if image.len() < end {
+        image.resize(end, 0);
+    }
+    image[offset..end].copy_from_slice(bytes);
+}
+
+fn size(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+fn below(rng: &mut Rng, bound: usize) -> usize {
+    size(rng.below(u64::try_from(bound).unwrap_or(u64::MAX)))
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or_else(|| Path::new("/"))
+}
+
+impl Disk for SimDisk {
+    type File = SimFile;
+    type Lock = SimLock;
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.with(|state| {
+            if !state.dirs.contains(path) {
+                state.operate(1, path, 0, &[])?;
+                state.add_dirs(path);
+            }
+            Ok(())
+        })
+    }
+
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<SimFile> {
+        self.with(|state| {
+            if state.blown {
+                return Err(io::Error::other("the simulated machine has stopped"));
+            }
+            let inode = match (state.names.get(path), mode) {
+                (Some(_), OpenMode::CreateNew) => return Err(ErrorKind::AlreadyExists.into()),
+                (Some(inode), OpenMode::Read | OpenMode::ReadWrite) => *inode,
+                (None, OpenMode::Read | OpenMode::ReadWrite) => {
+                    return Err(ErrorKind::NotFound.into());
+                }
+                (None, OpenMode::CreateNew) => {
+                    if !state.dirs.contains(parent(path)) {
+                        return Err(ErrorKind::NotFound.into());
+                    }
+                    state.operate(2, path, 0, &[])?;
+                    let inode = state.new_inode();
+                    state.naming(parent(path), Naming::Link(path.to_path_buf(), inode));
+                    inode
+                }
+            };
+            let file = SimFile {
+                state: Arc::clone(&self.state),
+                inode,
+                boot: state.boot,
+                path: path.to_path_buf(),
+            };
+            Ok(file)
+        })
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.with(|state| {
+            if !state.dirs.contains(dir) {
+                return Err(ErrorKind::NotFound.into());
+            }
+            let paths = state.names.keys().chain(&state.dirs);
+            let names: BTreeSet<String> = paths
+                .filter(|path| path.parent() == Some(dir))
+                .filter_map(|path| path.file_name()?.to_str().map(str::to_owned))
+                .collect();
+            Ok(names.into_iter().collect())
+        })
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        self.with(|state| Ok(state.names.contains_key(path) || state.dirs.contains(path)))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.with(|state| {
+            state.operate(3, from, 0, to.as_os_str().as_encoded_bytes())?;
+            if !state.names.contains_key(from) {
+                return Err(ErrorKind::NotFound.into());
+            }
+            let change = Naming::Rename(from.to_path_buf(), to.to_path_buf());
+            state.naming(parent(to), change);
+            Ok(())
+        })
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.with(|state| {
+            state.operate(4, path, 0, &[])?;
+            if !state.names.contains_key(path) {
+                return Err(ErrorKind::NotFound.into());
+            }
+            state.naming(parent(path), Naming::Unlink(path.to_path_buf()));
+            Ok(())
+        })
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.with(|state| {
+            state.operate(5, dir, 0, &[])?;
+            if state.sync_fails(dir) {
+                state.pending_names.remove(dir);
+                return Err(io::Error::other("simulated failure of a sync"));
+            }
+            state.sync_dir(dir);
+            Ok(())
+        })
+    }
+
+    fn lock(&self, dir: &Path) -> io::Result<SimLock> {
+        self.with(|state| {
+            if state.blown {
+                return Err(io::Error::other("the simulated machine has stopped"));
+            }
+            if !state.locks.insert(dir.to_path_buf()) {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            let lock = SimLock {
+                state: Arc::clone(&self.state),
+                dir: dir.to_path_buf(),
+                boot: state.boot,
+            };
+            Ok(lock)
+        })
+    }
+}
+
+impl SimFile {
+    fn with<T>(&self, f: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.boot != self.boot || state.blown {
+            return Err(io::Error::other("the simulated machine has stopped"));
+        }
+        f(&mut state)
+    }
+}
+
+impl DiskFile for SimFile {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.with(|state| {
+            let cache = state.inodes.get(&self.inode).map_or(&[][..], |inode| &inode.cache);
+            let offset = size(offset);
+            match cache.get(offset..offset.saturating_add(buffer.len())) {
+                Some(bytes) => {
+                    buffer.copy_from_slice(bytes);
+                    Ok(())
+                }
+                None => Err(ErrorKind::UnexpectedEof.into()),
+            }
+        })
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.with(|state| {
+            let at = size(offset);
+            let outcome = state.operate(6, &self.path, offset, bytes);
+            // The process may die in the middle of a write.
+            let bytes = match &outcome {
+                Ok(()) => bytes,
+                Err(_) => &bytes[..bytes.len() / 2 / SECTOR * SECTOR],
+            };
+            let len = state.inodes.get(&self.inode).map_or(0, |inode| inode.cache.len());
+            let end = at + bytes.len();
+            if end > len && !state.has_room(self.inode, end) {
+                return Err(ErrorKind::StorageFull.into());
+            }
+            if let Some(inode) = state.inodes.get_mut(&self.inode) {
+                if end > len {
+                    inode.pending.push(Change::Len(end));
+                }
+                put(&mut inode.cache, at, bytes);
+                inode.pending.push(Change::Write { offset: at, bytes: bytes.to_vec() });
+            }
+            outcome
+        })
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.with(|state| {
+            state.operate(7, &self.path, len, &[])?;
+            let len = size(len);
+            if !state.has_room(self.inode, len) {
+                return Err(ErrorKind::StorageFull.into());
+            }
+            if let Some(inode) = state.inodes.get_mut(&self.inode) {
+                inode.cache = vec![0; len];
+                inode.pending.push(Change::Len(len));
+            }
+            Ok(())
+        })
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.with(|state| {
+            let len = state.inodes.get(&self.inode).map_or(0, |inode| inode.cache.len());
+            Ok(u64::try_from(len).unwrap_or(u64::MAX))
+        })
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.with(|state| {
+            state.operate(8, &self.path, 0, &[])?;
+            // By its present name: files are renamed while they are open.
+            let named = state.names.iter().find(|(_, inode)| **inode == self.inode);
+            let path = named.map_or_else(|| self.path.clone(), |(path, _)| path.clone());
+            let fails = state.sync_fails(&path);
+            if let Some(inode) = state.inodes.get_mut(&self.inode) {
+                let pending = std::mem::take(&mut inode.pending);
+                if !fails {
+                    inode.make_durable(pending);
+                }
+            }
+            if fails {
+                return Err(io::Error::other("simulated failure of a sync"));
+            }
+            state.syncs += 1;
+            Ok(())
+        })
+    }
+}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.boot == self.boot {
+            state.locks.remove(&self.dir);
+        }
+    }
+}

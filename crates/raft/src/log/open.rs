@@ -1,0 +1,557 @@
+//! Opening a data directory: look at everything, decide, and only then change something.
+
+use std::collections::VecDeque;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use raft_core::{EntryKind, HardState, Membership, Recovered, SnapshotMeta};
+
+use super::body::{Body, Segment, origin};
+use super::files::{Files, read_file};
+use super::hard_state::{Promises, SLOT_BYTES, SLOTS, SlotsFound, choose};
+use super::identity::{
+    CLUSTER_MAGIC, FORMATION_COPY_BYTES, IDENTITY_MAGIC, SealProblem, decode_cluster,
+    newest_formation, seal_twice, unseal_either,
+};
+use super::record::{BatchWriter, SECTOR_BYTES, to_usize};
+use super::recovery::{self, Replay, Scan, Witness};
+use super::segment::{
+    FORMAT_VERSION, Room, SegmentHeader, is_spare_name, parse_segment_name, segment_name,
+};
+use super::snapshot::list_manifests;
+use super::store::Log;
+use super::tables::{START, StartCase, decide};
+use super::{
+    DataState, Formed, FormedState, Identity, LatchError, LogOptions, Opened, RecoveryReport,
+};
+use crate::error::DataError;
+use crate::io::{Disk, DiskFile, OpenMode};
+
+impl<D: Disk> Log<D> {
+    /// Opens or creates a data directory, recovers it and makes what was recovered durable. `fresh` becomes
+    /// the identity of a directory that has none.
+    ///
+    /// # Errors
+    /// When the directory cannot be used; nothing was changed then, unless the disk itself failed.
+    pub fn open(
+        disk: D,
+        dir: &Path,
+        options: LogOptions,
+        fresh: Identity,
+    ) -> Result<Opened<D>, DataError> {
+        let refused =
+            |action| move |source| DataError::Io { path: dir.to_path_buf(), action, source };
+        let options = options.rounded();
+        disk.create_dir(dir).map_err(refused("create"))?;
+        let lock = match disk.lock(dir) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                return Err(DataError::Locked { path: dir.to_path_buf() });
+            }
+            Err(error) => return Err(refused("lock")(error)),
+        };
+        let names = disk.list(dir).map_err(refused("list"))?;
+        let mut files = Files::new(disk, dir.to_path_buf());
+        let mut found = Found::look(&files, &names)?;
+        let case = found.case();
+        tracing::debug!(dir = %dir.display(), ?case, "opening the data directory");
+        let (identity, formed) = found.judge(case, &files)?;
+        // The log is read before anything is changed, so that a refusal changes nothing.
+        let recovery = match (identity, formed) {
+            (Some(identity), Some(formed)) => {
+                Some(Recovery::read(&files, identity, formed, &found)?)
+            }
+            (_, None) | (None, _) => None,
+        };
+        for name in names.iter().filter(|name| name.ends_with(".new")) {
+            let path = files.path(name);
+            files.remove(&path)?;
+        }
+        let identity = match identity {
+            Some(identity) => identity,
+            None => {
+                found.promises = create(&mut files, fresh)?;
+                fresh
+            }
+        };
+        let slots = files.path("promises");
+        let slots = (slots.clone(), files.open(&slots, OpenMode::ReadWrite)?);
+        let formation_file = files.path("formation");
+        let formation_file =
+            (formation_file.clone(), files.open(&formation_file, OpenMode::ReadWrite)?);
+        let clean = found.promises.clean;
+        let mut log = Self {
+            files,
+            identity,
+            options,
+            slots,
+            promises: found.promises,
+            formation_file,
+            formation: found.formation,
+            body: None,
+            stalled: VecDeque::new(),
+            damage: std::cell::RefCell::new(None),
+            lock,
+        };
+        let state = match recovery {
+            Some(recovery) => log.adopt(recovery, &names)?,
+            None => {
+                for name in names.iter().filter(|name| parse_segment_name(name).is_some()) {
+                    let path = log.files.path(name);
+                    log.files.remove(&path)?;
+                }
+                DataState::Empty { identity, formation: log.formation.1.clone() }
+            }
+        };
+        if !clean && log.formation.0 > 0 {
+            log.write_formation()?;
+        }
+        // A start is a hard-state write: the epoch advances, the slots agree again, the clean mark goes.
+        log.write_promises(log.promises.clone(), false)?;
+        log.files.sync_dir()?;
+        let state = match state {
+            DataState::Formed(mut formed) => {
+                formed.epoch = log.promises.durable_epoch;
+                if let Some(body) = &mut log.body {
+                    body.seal(&mut log.files)?;
+                }
+                DataState::Formed(formed)
+            }
+            DataState::Empty { .. } => state,
+        };
+        Ok(Opened { log, state })
+    }
+
+    /// Repairs what recovery decided to repair and makes durable what was only read (decision 6).
+    fn adopt(&mut self, recovery: Recovery, names: &[String]) -> Result<DataState, DataError> {
+        let Recovery {
+            formed,
+            replay,
+            scan,
+            tail,
+            segments,
+            unused,
+            snapshot,
+            mut report,
+            unclean,
+        } = recovery;
+        let mut open = VecDeque::new();
+        for (header, path) in &segments {
+            let file = self.files.open(path, OpenMode::ReadWrite)?;
+            let (path, bytes) = (path.clone(), header.file_bytes);
+            open.push_back(Segment { id: header.segment, path, file, bytes });
+        }
+        if unclean {
+            if let Some((nth, ranges)) = tail
+                && let Some(segment) = open.get(nth)
+            {
+                report.rewritten_bytes = rewrite(&mut self.files, segment, ranges)?;
+            }
+            if let Some(segment) = open.back() {
+                clear(&mut self.files, segment, &scan.dirty)?;
+            }
+        }
+        for path in unused {
+            self.files.remove(&path)?;
+        }
+        let mut spares = Vec::new();
+        for name in names.iter().filter(|name| is_spare_name(name)) {
+            let path = self.files.path(name);
+            let file = self.files.open(&path, OpenMode::ReadWrite)?;
+            let len = file.len();
+            let len = self.files.guard(&path, len)?;
+            // A shorter one was being allocated when the power went.
+            if len == self.options.segment_bytes && spares.len() < 2 {
+                spares.push((path, len));
+            } else {
+                self.files.remove(&path)?;
+            }
+        }
+        let newest = segments.last().map(|(header, _)| *header);
+        let durable_epoch = newest.map_or(0, |header| header.durable_epoch);
+        self.promises.durable_epoch = self.promises.durable_epoch.max(durable_epoch);
+        self.body = Some(Body {
+            identity: self.identity,
+            formed: formed.clone(),
+            options: self.options,
+            segments: open,
+            room: scan.room,
+            alignment: newest.map_or(512, |header| u64::from(header.batch_alignment)),
+            spares,
+            sync_epoch: replay.epoch,
+            epoch_next: scan.epoch_seen.max(self.promises.sync_epoch) + 1,
+            compacted: replay.compacted,
+            last: replay.last,
+            positions: replay.entries.iter().map(|(position, _)| *position).collect(),
+            sealed: !unclean || scan.sealed && scan.dropped.is_none(),
+            full: false,
+            writer: BatchWriter::default(),
+        });
+        let recovered = Recovered {
+            hard_state: self.promises.hard_state,
+            snapshot,
+            log_start: replay.compacted.id,
+            log_start_digest: replay.compacted.digest,
+            entries: replay.entries.into_iter().map(|(_, entry)| entry).collect(),
+        };
+        Ok(DataState::Formed(Box::new(FormedState {
+            identity: self.identity,
+            formed,
+            recovered,
+            epoch: self.promises.durable_epoch,
+            peer_epochs: self.promises.peer_epochs.clone(),
+            unclean,
+            report,
+        })))
+    }
+}
+
+/// Writes the last accepted batch once more and syncs it, because it may have been only in the page cache.
+fn rewrite<D: Disk>(
+    files: &mut Files<D>,
+    segment: &Segment<D::File>,
+    ranges: [(u64, u64); 2],
+) -> Result<u64, LatchError> {
+    let mut rewritten = 0;
+    for (offset, len) in ranges {
+        let mut bytes = vec![0; to_usize(len)];
+        let outcome = segment.file.read_at(offset, &mut bytes);
+        files.guard(&segment.path, outcome)?;
+        files.write(&segment.path, &segment.file, offset, &bytes)?;
+        rewritten += len;
+    }
+    files.sync(&segment.path, &segment.file)?;
+    Ok(rewritten)
+}
+
+/// Clears what is left of a dropped batch, so that it is never taken for a later one.
+fn clear<D: Disk>(
+    files: &mut Files<D>,
+    segment: &Segment<D::File>,
+    sectors: &[u64],
+) -> Result<(), LatchError> {
+    for offset in sectors {
+        files.write(&segment.path, &segment.file, *offset, &[0; SECTOR_BYTES])?;
+    }
+    files.sync(&segment.path, &segment.file)
+}
+
+/// Creates the files of a node that is new; the identity comes last and says that the rest is there.
+fn create<D: Disk>(files: &mut Files<D>, identity: Identity) -> Result<Promises, LatchError> {
+    let promises = Promises { version: 1, ..Promises::default() };
+    files.create("promises", &promises.encode().repeat(SLOTS))?;
+    files.create("formation", &vec![0; 2 * FORMATION_COPY_BYTES])?;
+    files.sync_dir()?;
+    files.create("identity", &seal_twice(IDENTITY_MAGIC, &identity.encode()))?;
+    files.sync_dir()?;
+    Ok(promises)
+}
+
+/// What the small files say.
+struct Found {
+    identity: Option<Result<Identity, SealProblem>>,
+    cluster: Option<Result<(Identity, Formed), SealProblem>>,
+    slots: Option<SlotsFound>,
+    promises: Promises,
+    formation: (u64, Bytes),
+    segments: Vec<u32>,
+    segments_used: bool,
+}
+
+fn read_sealed<D: Disk, T>(
+    files: &Files<D>,
+    name: &str,
+    magic: [u8; 8],
+    decode: impl Fn(&Bytes) -> Option<T>,
+) -> Result<Option<Result<T, SealProblem>>, DataError> {
+    let bytes = files.read(name)?;
+    Ok(bytes.map(|bytes| {
+        unseal_either(magic, &bytes).and_then(|text| decode(&text).ok_or(SealProblem::Damaged))
+    }))
+}
+
+const fn newer<T>(found: Option<&Result<T, SealProblem>>) -> Option<u32> {
+    match found {
+        Some(Err(SealProblem::Newer(version))) => Some(*version),
+        Some(Ok(_) | Err(SealProblem::Damaged)) | None => None,
+    }
+}
+
+impl Found {
+    fn look<D: Disk>(files: &Files<D>, names: &[String]) -> Result<Self, DataError> {
+        let slots = files.read("promises")?.map(|bytes| choose(&bytes));
+        let promises = match &slots {
+            Some(SlotsFound::Agree(promises)) => promises.clone(),
+            Some(SlotsFound::Disagree | SlotsFound::Newer(_)) | None => Promises::default(),
+        };
+        let formation = files.read("formation")?.and_then(|bytes| newest_formation(&bytes));
+        let segments: Vec<u32> = names.iter().filter_map(|name| parse_segment_name(name)).collect();
+        let mut segments_used = segments.len() > 1;
+        if let [segment] = segments[..] {
+            let image = files.read(&segment_name(segment))?.unwrap_or_default();
+            segments_used = segment != 1 || recovery::is_used(&image, segment);
+        }
+        Ok(Self {
+            identity: read_sealed(files, "identity", IDENTITY_MAGIC, Identity::decode)?,
+            cluster: read_sealed(files, "cluster", CLUSTER_MAGIC, decode_cluster)?,
+            slots,
+            promises,
+            formation: formation.unwrap_or_default(),
+            segments,
+            segments_used,
+        })
+    }
+
+    fn newer(&self) -> Option<(&'static str, u32)> {
+        if let Some(version) = newer(self.identity.as_ref()) {
+            return Some(("identity", version));
+        }
+        if let Some(version) = newer(self.cluster.as_ref()) {
+            return Some(("cluster", version));
+        }
+        match self.slots {
+            Some(SlotsFound::Newer(version)) => Some(("promises", version)),
+            Some(SlotsFound::Agree(_) | SlotsFound::Disagree) | None => None,
+        }
+    }
+
+    fn case(&self) -> StartCase {
+        let identity = self.identity.as_ref().and_then(|found| found.as_ref().ok());
+        let cluster = self.cluster.as_ref().and_then(|found| found.as_ref().ok());
+        let agree = matches!(self.slots, Some(SlotsFound::Agree(_)));
+        let unused = self.promises.hard_state == HardState::default()
+            && (self.slots.is_none() || agree)
+            && (self.identity.is_none() && self.formation.0 == 0 || identity.is_some())
+            && (self.cluster.is_none() || cluster.is_some());
+        let facts = [
+            self.newer().is_some(),
+            identity.is_some(),
+            agree,
+            unused,
+            cluster.is_some(),
+            cluster.is_some_and(|(joined, _)| Some(joined) == identity),
+            !self.segments.is_empty(),
+            self.segments_used,
+        ];
+        decide(START, facts, StartCase::IdentityLost)
+    }
+
+    /// Who this is and what it belongs to, or why it is refused.
+    fn judge<D: Disk>(
+        &self,
+        case: StartCase,
+        files: &Files<D>,
+    ) -> Result<(Option<Identity>, Option<Formed>), DataError> {
+        let damaged = |name: &str, problem: &str| {
+            Err(DataError::Damaged {
+                path: files.path(name),
+                offset: Some(0),
+                problem: format!("{problem}. Nothing was changed"),
+            })
+        };
+        let identity = match &self.identity {
+            Some(Ok(identity)) => Some(*identity),
+            Some(Err(_)) | None => None,
+        };
+        match (case, identity, &self.cluster) {
+            (StartCase::Fresh, ..) => Ok((None, None)),
+            (StartCase::Empty, Some(identity), _) => Ok((Some(identity), None)),
+            (StartCase::Formed, Some(identity), Some(Ok((_, formed)))) => {
+                Ok((Some(identity), Some(formed.clone())))
+            }
+            (StartCase::Newer, ..) => {
+                let (name, found) = self.newer().unwrap_or(("identity", u32::MAX));
+                Err(DataError::NewerFormat {
+                    path: files.path(name),
+                    found,
+                    supported: FORMAT_VERSION,
+                })
+            }
+            (StartCase::Amnesic, Some(identity), _) => Err(DataError::Amnesic {
+                node: identity.node(),
+                reason: format!(
+                    "no two copies of term and vote agree in {}",
+                    files.path("promises").display()
+                ),
+            }),
+            (StartCase::OtherNode, Some(identity), Some(Ok((joined, _)))) => {
+                Err(DataError::OtherMember {
+                    path: files.path("cluster"),
+                    expected: identity.node().to_string(),
+                    found: joined.node().to_string(),
+                    member: joined.member,
+                })
+            }
+            (StartCase::LogLost, ..) => {
+                damaged(&segment_name(1), "a member's log has no segment left")
+            }
+            (StartCase::ClusterLost, ..) => {
+                damaged("cluster", "the record of the cluster is missing or damaged")
+            }
+            _ => damaged("identity", "the record of the member's identity is missing or damaged"),
+        }
+    }
+}
+
+/// Everything that recovery decided; nothing is changed yet.
+struct Recovery {
+    formed: Formed,
+    replay: Replay,
+    scan: Scan,
+    /// The segment that holds the last accepted batch, and where in it that stands.
+    tail: Option<(usize, [(u64, u64); 2])>,
+    segments: Vec<(SegmentHeader, PathBuf)>,
+    /// Segments that were about to be begun.
+    unused: Vec<PathBuf>,
+    snapshot: SnapshotMeta,
+    report: RecoveryReport,
+    unclean: bool,
+}
+
+impl Recovery {
+    fn read<D: Disk>(
+        files: &Files<D>,
+        identity: Identity,
+        formed: Formed,
+        found: &Found,
+    ) -> Result<Self, DataError> {
+        let manifests = list_manifests(&files.disk, &files.dir)?;
+        let base = manifests
+            .intact
+            .last()
+            .map_or_else(|| formed.members.clone(), |(meta, _)| meta.membership.clone());
+        let mut report =
+            RecoveryReport { damaged_manifests: manifests.damaged, ..RecoveryReport::default() };
+        let mut segments = Vec::new();
+        let mut unused = Vec::new();
+        let mut log: Option<(Replay, Scan)> = None;
+        let mut next: Option<Vec<u8>> = None;
+        let mut tail = None;
+        for (nth, id) in found.segments.iter().copied().enumerate() {
+            let path = files.path(&segment_name(id));
+            let image = match next.take() {
+                Some(image) => image,
+                None => read_file(&files.disk, &path)?.unwrap_or_default(),
+            };
+            let following = found.segments.get(nth + 1).copied();
+            if let Some(following) = following {
+                next = read_file(&files.disk, &files.path(&segment_name(following)))?;
+            }
+            let later = following
+                .zip(next.as_ref())
+                .is_some_and(|(following, image)| recovery::is_used(image, following));
+            if let Some((_, scan)) = &log {
+                match scan.rolled_to {
+                    Some(expected) if expected == id => {}
+                    Some(expected) => return Err(lost_segment(files, expected)),
+                    None if recovery::is_used(&image, id) => return Err(lost_segment(files, id)),
+                    None => {
+                        unused.push(path);
+                        continue;
+                    }
+                }
+            }
+            let header = recovery::read_header(&path, &image, id, identity, &formed)?;
+            let oldest = log.is_none();
+            let mut replay = match log.take() {
+                Some((replay, _)) => replay,
+                None => Replay::begin(&formed, &header),
+            };
+            let epoch = found.promises.sync_epoch;
+            let later_segment = later;
+            let witness = Witness { epoch, later_segment, oldest, base: &base };
+            let scan = recovery::scan(&path, &image, &header, &mut replay, &witness)?;
+            if let Some(ranges) = scan.last_batch {
+                // Often, but right after a roll not, in the last segment.
+                tail = Some((segments.len(), ranges));
+            }
+            segments.push((header, path));
+            log = Some((replay, scan));
+        }
+        let Some((replay, scan)) = log else { return Err(lost_segment(files, 1)) };
+        if let Some(expected) = scan.rolled_to {
+            return Err(lost_segment(files, expected));
+        }
+        if let Some(end) = recovery::gap(&replay) {
+            return Err(DataError::Damaged {
+                path: files.path(&segment_name(segments.first().map_or(1, |s| s.0.segment))),
+                offset: None,
+                problem: format!("the segment before it is missing: entries after {end} are gone"),
+            });
+        }
+        let term = found.promises.hard_state.current_term;
+        if replay.last.id.term > term && replay.batches > 0 {
+            return Err(DataError::Amnesic {
+                node: identity.node(),
+                reason: format!("its log ends at {}, its term is {term}", replay.last.id),
+            });
+        }
+        let usable = manifests.intact.iter().rev().find(|(meta, _)| replay.accepts(meta));
+        let snapshot = match usable {
+            Some((meta, _)) => meta.clone(),
+            None if replay.compacted == origin(&formed) => SnapshotMeta {
+                last_included: replay.compacted.id,
+                digest: replay.compacted.digest,
+                membership: formed.members.clone(),
+            },
+            None => {
+                return Err(DataError::Damaged {
+                    path: files.path("snapshot"),
+                    offset: None,
+                    problem: format!(
+                        "no intact snapshot covers the log's beginning at {}",
+                        replay.compacted.id
+                    ),
+                });
+            }
+        };
+        check_memberships(files, &replay)?;
+        report.segments = segments.len();
+        report.batches = replay.batches;
+        report.torn_epoch = scan.dropped;
+        let clean = found.promises.clean
+            && found.promises.sync_epoch == replay.epoch
+            && scan.dropped.is_none()
+            && unused.is_empty();
+        let unclean = !clean;
+        Ok(Self { formed, replay, scan, tail, segments, unused, snapshot, report, unclean })
+    }
+}
+
+fn lost_segment<D: Disk>(files: &Files<D>, segment: u32) -> DataError {
+    DataError::Damaged {
+        path: files.path(&segment_name(segment)),
+        offset: Some(0),
+        problem: "this segment of the log, or the one before it, is missing. Nothing was changed"
+            .to_owned(),
+    }
+}
+
+/// A configuration that does not decode would change who votes.
+fn check_memberships<D: Disk>(files: &Files<D>, replay: &Replay) -> Result<(), DataError> {
+    for (position, entry) in &replay.entries {
+        if entry.kind == EntryKind::Membership && Membership::decode(&entry.payload).is_none() {
+            return Err(DataError::Damaged {
+                path: files.path(&segment_name(position.segment)),
+                offset: Some(position.offset),
+                problem: format!("the configuration in entry {} is not understood", entry.id),
+            });
+        }
+    }
+    Ok(())
+}
+
+impl LogOptions {
+    /// Sizes that the format can hold.
+    fn rounded(self) -> Self {
+        let alignment = self.batch_alignment.clamp(512, 4096).next_power_of_two();
+        let bytes = self.segment_bytes.clamp(16 << 10, 1 << 31);
+        Self {
+            segment_bytes: bytes.next_multiple_of(u64::from(alignment)),
+            batch_alignment: alignment,
+        }
+    }
+}
+
+const _: () = assert!(SLOT_BYTES * SLOTS == 16 << 10 && Room::of(0).front == 4096);

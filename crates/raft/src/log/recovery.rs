@@ -1,0 +1,496 @@
+//! Reading a log back: what is accepted, what is dropped, what is refused.
+//!
+//! Nothing here writes. The facts are gathered sector by sector and decided by [`tables`](super::tables).
+
+use std::collections::VecDeque;
+use std::path::Path;
+
+use raft_core::{Entry, EntryId, EntryKind, Index, LogIdentity, Membership, SnapshotMeta, mutant};
+
+use super::record::{
+    self, BatchHeader, Record, RecordKind, SECTOR_BYTES, SectorState, to_u32, to_u64, to_usize,
+};
+use super::segment::{
+    FORMAT_VERSION, HEADER_COPY_OFFSET, HeaderProblem, Mark, Room, SegmentHeader,
+};
+use super::tables::{HEADER, HeaderCase, TAIL, TailCase, decide};
+use super::{Formed, Identity};
+use crate::error::DataError;
+
+/// Where an entry's record stands, and what names it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Position {
+    pub(super) segment: u32,
+    pub(super) offset: u64,
+    pub(super) len: u32,
+    pub(super) mark: Mark,
+}
+
+/// The log as the records so far describe it.
+#[derive(Debug)]
+pub(super) struct Replay {
+    log: LogIdentity,
+    /// Entries after `compacted`, or after some later position when what lies between is gone.
+    pub(super) entries: VecDeque<(Position, Entry)>,
+    /// Entries up to here may be gone.
+    pub(super) compacted: Mark,
+    /// Where the log ends.
+    pub(super) last: Mark,
+    /// The epoch of the last accepted batch.
+    pub(super) epoch: u64,
+    pub(super) batches: u64,
+}
+
+impl Replay {
+    /// The state at the beginning of the oldest segment.
+    pub(super) fn begin(formed: &Formed, header: &SegmentHeader) -> Self {
+        Self {
+            log: formed.log_identity(),
+            entries: VecDeque::new(),
+            compacted: header.compacted,
+            last: header.previous,
+            epoch: header.sync_epoch,
+            batches: 0,
+        }
+    }
+
+    /// Applies a record; `Err` says what makes no sense about it.
+    fn apply(&mut self, segment: u32, record: Record) -> Result<(), String> {
+        let header = record.header;
+        let mark = Mark { id: header.id, digest: header.digest };
+        if header.group != self.log.group {
+            return Err(format!("a record of group {}", header.group.0));
+        }
+        match header.kind {
+            RecordKind::Entry => {
+                let kind = EntryKind::from_u8(header.entry_kind).ok_or_else(|| {
+                    let kind = header.entry_kind;
+                    format!("entry kind {kind} is not understood; use a newer program")
+                })?;
+                if mark.id.index != self.last.id.index.next() || mark.id.term < self.last.id.term {
+                    return Err(format!("entry {} follows {}", mark.id, self.last.id));
+                }
+                if mark.digest != self.log.chain(self.last.digest, mark.id, kind, &record.payload) {
+                    return Err(format!("entry {} does not continue the digest chain", mark.id));
+                }
+                let len = to_u32(record.payload.len());
+                let position = Position { segment, offset: record.offset, len, mark };
+                let entry =
+                    Entry { id: mark.id, kind, digest: mark.digest, payload: record.payload };
+                self.entries.push_back((position, entry));
+                self.last = mark;
+            }
+            RecordKind::Truncate => {
+                if mark.id.index > self.last.id.index {
+                    return Err(format!(
+                        "the log ends at {}, cannot end at {}",
+                        self.last.id, mark.id
+                    ));
+                }
+                if mutant::is_active(21) && mark.id.index <= self.compacted.id.index {
+                    return Ok(());
+                }
+                while self.entries.back().is_some_and(|(_, entry)| entry.id.index > mark.id.index) {
+                    self.entries.pop_back();
+                }
+                if self.entries.back().is_some_and(|(position, _)| position.mark != mark) {
+                    return Err(format!("entry {} is not the one that is meant", mark.id));
+                }
+                self.last = mark;
+            }
+            RecordKind::Reset => {
+                if !mutant::is_active(22) || mark.id.index > self.last.id.index {
+                    self.entries.clear();
+                    self.last = mark;
+                } else {
+                    self.entries.retain(|(_, entry)| entry.id.index > mark.id.index);
+                }
+                self.compacted = mark;
+            }
+            RecordKind::Compact => {
+                while self.entries.front().is_some_and(|(_, entry)| entry.id.index <= mark.id.index)
+                {
+                    self.entries.pop_front();
+                }
+                self.compacted = mark;
+            }
+            RecordKind::Seal | RecordKind::Roll => {
+                if mark != self.last {
+                    return Err(format!("the log ends at {}, not at {}", self.last.id, mark.id));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The digest and id at `index`, if it is still known.
+    fn mark_at(&self, index: Index) -> Option<Mark> {
+        if index == self.compacted.id.index {
+            return Some(self.compacted);
+        }
+        if index == self.last.id.index {
+            return Some(self.last);
+        }
+        let first = self.entries.front()?.1.id.index;
+        let (position, _) = self.entries.get(to_usize(index.0.checked_sub(first.0)?))?;
+        Some(position.mark)
+    }
+
+    /// Whether a snapshot can stand for the beginning of this log.
+    pub(super) fn accepts(&self, snapshot: &SnapshotMeta) -> bool {
+        let mark = Mark { id: snapshot.last_included, digest: snapshot.digest };
+        mark.id.index >= self.compacted.id.index && self.mark_at(mark.id.index) == Some(mark)
+    }
+
+    /// Whether the configuration in force has one voter. `base` is the one where the log begins.
+    fn has_single_voter(&self, base: &Membership) -> bool {
+        let newest = self.entries.iter().rev().find_map(|(_, entry)| {
+            let is_membership = entry.kind == EntryKind::Membership;
+            is_membership.then(|| Membership::decode(&entry.payload)).flatten()
+        });
+        let newest = newest.map(|(membership, _)| membership);
+        newest.as_ref().unwrap_or(base).all_voters().count() == 1
+    }
+}
+
+/// What lies behind the accepted batches of a segment.
+#[derive(Debug)]
+pub(super) struct Scan {
+    /// Free from here to there.
+    pub(super) room: Room,
+    /// Where the last accepted batch stands: ranges of its records and its identifiers.
+    pub(super) last_batch: Option<[(u64, u64); 2]>,
+    /// The segment that a roll record names.
+    pub(super) rolled_to: Option<u32>,
+    /// The epoch of a batch that was dropped.
+    pub(super) dropped: Option<u64>,
+    /// Sectors in the free space to be zeroed.
+    pub(super) dirty: Vec<u64>,
+    /// The last accepted batch holds nothing but proof of the one before.
+    pub(super) sealed: bool,
+    /// The highest epoch seen, accepted or not.
+    pub(super) epoch_seen: u64,
+}
+
+/// What is known apart from the segment itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Witness<'a> {
+    /// All batches up to this epoch were synced.
+    pub(super) epoch: u64,
+    /// A later segment holds records.
+    pub(super) later_segment: bool,
+    /// This is the oldest segment: what came before is gone.
+    pub(super) oldest: bool,
+    /// The configuration where the log begins.
+    pub(super) base: &'a Membership,
+}
+
+/// Reads a segment's batches into `replay`.
+pub(super) fn scan(
+    path: &Path,
+    image: &[u8],
+    header: &SegmentHeader,
+    replay: &mut Replay,
+    witness: &Witness<'_>,
+) -> Result<Scan, DataError> {
+    let damaged = |offset: u64, problem: String| DataError::Damaged {
+        path: path.to_path_buf(),
+        offset: Some(offset),
+        problem: format!("{problem}. Nothing was changed; restore this member from its peers"),
+    };
+    let alignment = u64::from(header.batch_alignment);
+    let mut scan = Scan {
+        room: Room::of(header.file_bytes),
+        last_batch: None,
+        rolled_to: None,
+        dropped: None,
+        dirty: Vec::new(),
+        sealed: true,
+        epoch_seen: replay.epoch,
+    };
+    loop {
+        let survey = Survey::of(image, header.segment, scan.room, replay.epoch);
+        let synced = replay.epoch < witness.epoch || witness.later_segment || survey.is_followed();
+        let complete = survey.complete.is_some();
+        let alone = !complete && survey.rotted && replay.has_single_voter(witness.base);
+        let facts = [survey.epoch.is_some(), complete, survey.rotted, synced, alone];
+        let mut case = decide(TAIL, facts, TailCase::Damaged);
+        if mutant::is_active(25) && case != TailCase::Complete && case != TailCase::End {
+            case = TailCase::Torn;
+        }
+        match (case, survey.complete) {
+            (TailCase::Complete, Some(batch)) => {
+                let records = (scan.room.front, batch.record_bytes());
+                let identifiers =
+                    (scan.room.back - batch.identifier_bytes(), batch.identifier_bytes());
+                let first = replay.batches == 0 && witness.oldest;
+                if batch.previous_epoch != replay.epoch && !first {
+                    let problem = format!(
+                        "batch {} follows {}, found {}",
+                        batch.epoch, batch.previous_epoch, replay.epoch
+                    );
+                    return Err(damaged(records.0, problem));
+                }
+                let decoded = record::decode_batch(
+                    &batch,
+                    header.segment,
+                    records.0,
+                    range(image, records),
+                    range(image, identifiers),
+                )
+                .map_err(|offset| damaged(offset, "a record does not decode".to_owned()))?;
+                scan.sealed = decoded.iter().all(|record| record.header.kind == RecordKind::Seal);
+                for record in decoded {
+                    let offset = record.offset;
+                    if record.header.kind == RecordKind::Roll {
+                        scan.rolled_to = Some(header.segment.saturating_add(1));
+                    }
+                    replay.apply(header.segment, record).map_err(|what| damaged(offset, what))?;
+                }
+                replay.epoch = batch.epoch;
+                replay.batches += 1;
+                scan.epoch_seen = scan.epoch_seen.max(batch.epoch);
+                scan.last_batch = Some([records, identifiers]);
+                scan.room = scan.room.after(records.1, identifiers.1, alignment);
+                if scan.rolled_to.is_some() {
+                    return Ok(scan);
+                }
+            }
+            (TailCase::End | TailCase::Torn | TailCase::AmbiguousAlone, _) => {
+                scan.dropped = survey.epoch;
+                scan.epoch_seen = scan.epoch_seen.max(survey.epoch_max);
+                scan.dirty = survey.dirty;
+                return Ok(scan);
+            }
+            (TailCase::Ambiguous, _) => {
+                let problem = "the last batch was never proven synced and is damaged, which only a \
+                               peer can tell from an acknowledged one";
+                return Err(damaged(survey.first_bad, problem.to_owned()));
+            }
+            (TailCase::Damaged | TailCase::Complete, _) => {
+                let problem = format!("batch {} was acknowledged and is damaged", replay.epoch + 1);
+                return Err(damaged(survey.first_bad, problem));
+            }
+            (TailCase::Lost, _) => {
+                let problem = format!(
+                    "the log ends after batch {}; later ones were acknowledged and are gone",
+                    replay.epoch
+                );
+                return Err(damaged(survey.first_bad, problem));
+            }
+        }
+    }
+}
+
+fn range(image: &[u8], (offset, len): (u64, u64)) -> &[u8] {
+    let offset = to_usize(offset);
+    image.get(offset..offset.saturating_add(to_usize(len))).unwrap_or(&[])
+}
+
+/// What the sectors behind the last accepted batch say.
+#[derive(Debug, Default)]
+struct Survey {
+    /// The next batch, when all of it is intact.
+    complete: Option<BatchHeader>,
+    /// The lowest epoch found above the accepted one.
+    epoch: Option<u64>,
+    epoch_max: u64,
+    /// A sector that belongs, or may belong, to the next batch is rotted.
+    rotted: bool,
+    first_bad: u64,
+    dirty: Vec<u64>,
+}
+
+impl Survey {
+    fn of(image: &[u8], segment: u32, room: Room, accepted: u64) -> Self {
+        let mut survey = Self { first_bad: room.front, ..Self::default() };
+        let batch = Self::header(image, segment, room, accepted);
+        if let Some(batch) = batch {
+            let regions = [
+                (room.front, batch.record_bytes()),
+                (room.back.saturating_sub(batch.identifier_bytes()), batch.identifier_bytes()),
+            ];
+            let fits = batch.record_bytes() + batch.identifier_bytes() <= room.back - room.front;
+            let intact = |(offset, len): (u64, u64)| {
+                sectors(image, offset, offset + len)
+                    .all(|(_, state)| state == SectorState::Written { segment, epoch: batch.epoch })
+            };
+            if fits && regions.into_iter().all(intact) {
+                survey.epoch = Some(batch.epoch);
+                survey.complete = Some(batch);
+                return survey;
+            }
+        }
+        survey.look(image, segment, room, accepted, batch);
+        survey
+    }
+
+    fn header(image: &[u8], segment: u32, room: Room, accepted: u64) -> Option<BatchHeader> {
+        if room.front >= room.back {
+            return None;
+        }
+        let sector = range(image, (room.front, to_u64(SECTOR_BYTES)));
+        match record::inspect(sector, room.front) {
+            SectorState::Written { segment: found, epoch }
+                if found == segment && epoch > accepted =>
+            {
+                BatchHeader::decode(sector, segment, room.front)
+                    .filter(|batch| batch.epoch == epoch)
+            }
+            SectorState::Written { .. } | SectorState::Zero | SectorState::Rotted => None,
+        }
+    }
+
+    /// Looks at every free sector, for batches of which only a part is there.
+    fn look(
+        &mut self,
+        image: &[u8],
+        segment: u32,
+        room: Room,
+        accepted: u64,
+        batch: Option<BatchHeader>,
+    ) {
+        let sector = to_u64(SECTOR_BYTES);
+        let belongs = |offset: u64| {
+            batch.is_some_and(|batch| {
+                offset < room.front.saturating_add(batch.record_bytes())
+                    || offset >= room.back.saturating_sub(batch.identifier_bytes())
+            })
+        };
+        let (mut rotted_edge, mut rotted_within, mut rotted_any) = (false, false, false);
+        let mut bad = None;
+        for (offset, state) in sectors(image, room.front, room.back) {
+            match state {
+                SectorState::Written { segment: found, epoch }
+                    if found == segment && epoch > accepted =>
+                {
+                    self.epoch = Some(self.epoch.map_or(epoch, |lowest| lowest.min(epoch)));
+                    self.epoch_max = self.epoch_max.max(epoch);
+                    self.dirty.push(offset);
+                }
+                SectorState::Written { segment: found, .. } if found <= segment => {
+                    bad = bad.or_else(|| belongs(offset).then_some(offset));
+                }
+                SectorState::Zero => bad = bad.or_else(|| belongs(offset).then_some(offset)),
+                SectorState::Written { .. } | SectorState::Rotted => {
+                    rotted_any = true;
+                    rotted_edge |= offset == room.front || offset + sector == room.back;
+                    rotted_within |= belongs(offset);
+                    bad = bad.or(Some(offset));
+                    self.dirty.push(offset);
+                }
+            }
+        }
+        // With a batch header, its extent is known. Without one, any rotted sector may belong to the batch;
+        // when nothing at all is left of a batch, only its first and last sector would be where they are.
+        self.rotted = match (batch, self.epoch) {
+            (Some(_), _) => rotted_within,
+            (None, Some(_)) => rotted_any,
+            (None, None) => rotted_edge,
+        };
+        self.first_bad = bad.unwrap_or(room.front);
+    }
+
+    /// Two epochs: the second was written only after the first was synced.
+    fn is_followed(&self) -> bool {
+        self.epoch.is_some_and(|lowest| self.epoch_max > lowest)
+    }
+}
+
+fn sectors(image: &[u8], from: u64, to: u64) -> impl Iterator<Item = (u64, SectorState)> {
+    let sector = to_u64(SECTOR_BYTES);
+    let offsets = (0..).map(move |n| from + n * sector).take_while(move |offset| *offset < to);
+    offsets.map(move |offset| {
+        let bytes = range(image, (offset, sector));
+        let whole = bytes.len() == SECTOR_BYTES;
+        (offset, if whole { record::inspect(bytes, offset) } else { SectorState::Rotted })
+    })
+}
+
+/// Whether a segment holds any batch, judged by where its first one would stand.
+pub(super) fn is_used(image: &[u8], segment: u32) -> bool {
+    let room = Room::of(to_u64(image.len()));
+    let sector = to_u64(SECTOR_BYTES);
+    [room.front, room.back.saturating_sub(sector)].into_iter().any(|offset| {
+        let bytes = range(image, (offset, sector));
+        bytes.len() == SECTOR_BYTES
+            && matches!(record::inspect(bytes, offset),
+                SectorState::Written { segment: found, .. } if found == segment)
+    })
+}
+
+/// Reads the header of the segment file `path`, whose name says `segment`.
+pub(super) fn read_header(
+    path: &Path,
+    image: &[u8],
+    segment: u32,
+    identity: Identity,
+    formed: &Formed,
+) -> Result<SegmentHeader, DataError> {
+    let copies = [0, HEADER_COPY_OFFSET]
+        .map(|offset| SegmentHeader::decode(range(image, (offset, to_u64(SECTOR_BYTES)))));
+    let newer = copies.iter().find_map(|copy| match copy {
+        Err(HeaderProblem::Newer(version)) => Some(*version),
+        Err(HeaderProblem::Damaged) | Ok(_) => None,
+    });
+    let intact = copies.iter().find_map(|copy| copy.ok());
+    let is = |f: &dyn Fn(&SegmentHeader) -> bool| intact.as_ref().is_some_and(f);
+    let facts = [
+        newer.is_some(),
+        intact.is_some(),
+        is(&|header| header.is_of(formed)),
+        is(&|header| header.group == formed.group),
+        is(&|header| header.node == identity),
+        is(&|header| {
+            header.segment == segment
+                && header.file_bytes == to_u64(image.len())
+                && header.batch_alignment >= 512
+                && header.batch_alignment % 512 == 0
+        }),
+    ];
+    let damaged = |problem: &str| DataError::Damaged {
+        path: path.to_path_buf(),
+        offset: Some(0),
+        problem: problem.to_owned(),
+    };
+    let found = match (decide(HEADER, facts, HeaderCase::Damaged), intact) {
+        (HeaderCase::Good, Some(header)) => return Ok(header),
+        (HeaderCase::Newer, _) => {
+            return Err(DataError::NewerFormat {
+                path: path.to_path_buf(),
+                found: newer.unwrap_or(u32::MAX),
+                supported: FORMAT_VERSION,
+            });
+        }
+        (_, None) | (HeaderCase::Damaged, _) => {
+            return Err(damaged("no copy of the segment's header is intact"));
+        }
+        (HeaderCase::Misplaced, _) => {
+            return Err(damaged("the file's name or length is not the one in its header"));
+        }
+        (case, Some(header)) => (case, header),
+    };
+    Err(match found {
+        (HeaderCase::OtherCluster, header) => DataError::OtherCluster {
+            path: path.to_path_buf(),
+            expected: formed.cluster,
+            found: header.cluster,
+        },
+        (HeaderCase::OtherNode, header) => DataError::OtherMember {
+            path: path.to_path_buf(),
+            expected: format!("member {}", identity.node()),
+            found: format!("member {}", header.node.node()),
+            member: header.node.member,
+        },
+        (_, header) => damaged(&format!("it belongs to group {}", header.group.0)),
+    })
+}
+
+/// The entry whose index is the first one missing between `compacted` and the entries that are there.
+pub(super) fn gap(replay: &Replay) -> Option<EntryId> {
+    let first = replay
+        .entries
+        .front()
+        .map_or_else(|| replay.last.id.index.next(), |(_, entry)| entry.id.index);
+    (first > replay.compacted.id.index.next()).then_some(replay.compacted.id)
+}

@@ -1,0 +1,9 @@
+//! The durable log against a disk that separates written from synced.
+
+#![expect(clippy::unwrap_used, reason = "a test that meets an error has failed")]
+
+mod crash;
+mod damage;
+mod golden;
+mod snapshot;
+mod support;
