@@ -341,12 +341,11 @@ impl Cluster {
             self.answers.push((id, read));
         }
         for event in ready.events {
-            match &event {
-                Event::Contradiction { from, what } => {
-                    panic!("{id} finds that {from} contradicts itself: {what:?}")
-                }
-                Event::MembershipDropped { request, .. } => self.oracle.change_dropped(*request),
-                _ => {}
+            if let Event::Contradiction { from, what } = &event {
+                panic!("{id} finds that {from} contradicts itself: {what:?}");
+            }
+            if let Event::MembershipDropped { request, .. } = &event {
+                self.oracle.change_dropped(*request);
             }
             self.events.push((id, event));
         }

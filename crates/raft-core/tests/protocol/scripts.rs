@@ -119,7 +119,7 @@ impl Arguments {
     /// Whether a message is meant: `from=n1 to=n2 type=Heartbeat`, each optional.
     fn matches(&self, envelope: &Envelope) -> Result<bool, Box<dyn Error>> {
         let from = self.node_of("from")?.is_none_or(|from| from == envelope.from);
-        let to = self.node_of("to")?.or(self.nodes.first().copied());
+        let to = self.node_of("to")?.or_else(|| self.nodes.first().copied());
         let to = to.is_none_or(|to| to == envelope.to);
         let name = name(&envelope.message);
         Ok(from && to && self.keys.get("type").is_none_or(|kind| kind == name))
@@ -746,6 +746,8 @@ fn event_text(event: &Event) -> String {
         Event::TransferEnded { target, aborted } => {
             format!("transfer to {target} {}", if *aborted { "aborted" } else { "done" })
         }
-        other => format!("{other:?}"),
+        other @ (Event::Contradiction { .. } | Event::UnknownPeer { .. } | _) => {
+            format!("{other:?}")
+        }
     }
 }
