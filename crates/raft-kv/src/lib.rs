@@ -15,5 +15,5 @@ pub use check::{
 };
 pub use command::{Command, Response};
 pub use error::{Code, KvError};
-pub use reader::{Events, PinnedReader, Reader};
+pub use reader::{Events, PinnedReader, Reader, is_read_only};
 pub use store::{Picture, Store};

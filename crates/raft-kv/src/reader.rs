@@ -5,12 +5,12 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 
-use crate::check::check_range;
+use crate::check::{check_range, check_txn};
 use crate::error::KvError;
-use crate::proto::etcdserverpb::{RangeRequest, RangeResponse};
+use crate::proto::etcdserverpb::{RangeRequest, RangeResponse, TxnRequest, TxnResponse};
 use crate::proto::mvccpb::{Event, KeyValue, event::EventType};
 use crate::store::data::{Data, Pin, Revision};
-use crate::store::read::View;
+use crate::store::read::{View, range_of};
 
 /// Reads the store from any thread, without a lock and without holding up the writer.
 ///
@@ -61,6 +61,34 @@ impl Reader {
             return Err(KvError::Compacted);
         }
         self.pin_newest().range(request)
+    }
+
+    /// Runs a transaction for which [`is_read_only`] holds, at the newest revision.
+    ///
+    /// # Errors
+    /// As [`range`](Self::range); [`KvError::KeyNotFound`] when something in it is no range. The number of
+    /// operations is for the caller to check with [`check_txn`](crate::check_txn).
+    pub fn txn(&self, request: &TxnRequest) -> Result<TxnResponse, KvError> {
+        if !is_read_only(request) {
+            return Err(KvError::KeyNotFound);
+        }
+        check_txn(request, usize::MAX)?;
+        let pinned = self.pin_newest();
+        let data = &pinned.data;
+        let view = View {
+            data,
+            revision: pinned.at,
+            compact_revision: data.compact_revision().min(pinned.at),
+        };
+        let response = view.txn(request)?;
+        let horizon = data.horizon().min(pinned.at);
+        let ops = if response.succeeded { &request.success } else { &request.failure };
+        let mut past = ops.iter().filter_map(range_of).map(|range| range.revision);
+        if past.any(|at| at > 0 && at < horizon) {
+            // A compaction overtook one of the reads of the past.
+            return Err(KvError::Compacted);
+        }
+        Ok(response)
     }
 
     /// The version of `key` that revision `at` sees.
@@ -140,6 +168,12 @@ impl Reader {
     fn data(&self) -> Guard<Arc<Data>> {
         self.published.load()
     }
+}
+
+/// Whether a transaction consists of ranges only, so that [`Reader::txn`] can run it.
+#[must_use]
+pub fn is_read_only(request: &TxnRequest) -> bool {
+    request.success.iter().chain(&request.failure).all(|op| range_of(op).is_some())
 }
 
 /// A stretch of history.

@@ -133,12 +133,12 @@ impl Cluster {
     }
 
     /// Kills a member: of its outstanding writes the first `whole` are durable, the next one as far as `cut`.
-    pub(crate) fn crash(&mut self, id: NodeId, whole: usize, cut: Cut) {
+    pub(crate) fn crash(&mut self, id: NodeId, whole: usize, cut: Option<Cut>) {
         let node = self.node_mut(id);
         for (position, write) in node.writes.iter().enumerate() {
             if position < whole {
                 node.disk.apply(write, Cut::Whole);
-            } else if position == whole {
+            } else if let (true, Some(cut)) = (position == whole, cut) {
                 node.disk.apply(write, cut);
             }
         }
@@ -341,12 +341,11 @@ impl Cluster {
             self.answers.push((id, read));
         }
         for event in ready.events {
-            match &event {
-                Event::Contradiction { from, what } => {
-                    panic!("{id} finds that {from} contradicts itself: {what:?}")
-                }
-                Event::MembershipDropped { request, .. } => self.oracle.change_dropped(*request),
-                _ => {}
+            if let Event::Contradiction { from, what } = &event {
+                panic!("{id} finds that {from} contradicts itself: {what:?}");
+            }
+            if let Event::MembershipDropped { request, .. } = &event {
+                self.oracle.change_dropped(*request);
             }
             self.events.push((id, event));
         }

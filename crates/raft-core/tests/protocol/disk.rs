@@ -32,11 +32,7 @@ impl Disk {
         let digest = identity.origin(&members.encode(b""));
         Self {
             hard_state: HardState::default(),
-            snapshot: SnapshotMeta {
-                last_included: EntryId::ZERO,
-                digest,
-                membership: members,
-            },
+            snapshot: SnapshotMeta { last_included: EntryId::ZERO, digest, membership: members },
             log_start: EntryId::ZERO,
             log_start_digest: digest,
             entries: Vec::new(),

@@ -8,3 +8,4 @@ mod cluster;
 mod disk;
 mod oracle;
 mod random;
+mod scripts;

@@ -8,7 +8,12 @@ use crate::error::KvError;
 use crate::key_range::KeyRange;
 use crate::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use crate::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
-use crate::proto::etcdserverpb::{Compare, RangeRequest, RangeResponse, ResponseHeader};
+use crate::proto::etcdserverpb::request_op::Request;
+use crate::proto::etcdserverpb::response_op::Response as OpResponse;
+use crate::proto::etcdserverpb::{
+    Compare, RangeRequest, RangeResponse, RequestOp, ResponseHeader, ResponseOp, TxnRequest,
+    TxnResponse,
+};
 use crate::store::data::{Data, Live, Version};
 
 /// The store as it was at one moment.
@@ -70,6 +75,31 @@ impl View<'_> {
         Ok(RangeResponse { header: header(self.revision), kvs: kvs.collect(), more, count })
     }
 
+    /// Refuses an operation of a transaction that reads at a revision that is not there. More than
+    /// [`at`](Self::at) does, since etcd also refuses a negative one below the compact revision.
+    pub(crate) const fn check_range_op(&self, request: &RangeRequest) -> Result<(), KvError> {
+        if request.revision > self.revision {
+            Err(KvError::FutureRevision)
+        } else if request.revision != 0 && request.revision < self.compact_revision {
+            Err(KvError::Compacted)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Runs a transaction of nothing but ranges.
+    pub(crate) fn txn(&self, request: &TxnRequest) -> Result<TxnResponse, KvError> {
+        let succeeded = request.compare.iter().all(|compare| self.compare(compare));
+        let ops = if succeeded { &request.success } else { &request.failure };
+        let mut responses = Vec::new();
+        for range in ops.iter().filter_map(range_of) {
+            self.check_range_op(range)?;
+            let response = Some(OpResponse::ResponseRange(self.range(range)?));
+            responses.push(ResponseOp { response });
+        }
+        Ok(TxnResponse { header: header(self.revision), succeeded, responses })
+    }
+
     /// Whether every key that the comparison names passes it.
     pub(crate) fn compare(&self, compare: &Compare) -> bool {
         let mut any = false;
@@ -85,6 +115,15 @@ impl View<'_> {
         }
         // A missing key has no value, so no comparison with one holds; its numbers are 0.
         compare.target != i32::from(CompareTarget::Value) && compare_live(compare, 0, &MISSING)
+    }
+}
+
+/// The range that an operation is, if it is one.
+pub(crate) const fn range_of(op: &RequestOp) -> Option<&RangeRequest> {
+    match &op.request {
+        Some(Request::RequestRange(range)) => Some(range),
+        Some(Request::RequestPut(_) | Request::RequestDeleteRange(_) | Request::RequestTxn(_))
+        | None => None,
     }
 }
 

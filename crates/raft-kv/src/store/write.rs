@@ -70,22 +70,14 @@ impl Store {
         let mut nested = branches.nested.iter();
         for op in branches.ops(request) {
             match &op.request {
-                Some(Request::RequestRange(range)) if range.revision != 0 => {
-                    // etcd also refuses a negative revision here that lies below the compacted one.
-                    if range.revision > self.revision {
-                        return Err(KvError::FutureRevision);
-                    }
-                    if range.revision < self.compact_revision {
-                        return Err(KvError::Compacted);
-                    }
-                }
+                Some(Request::RequestRange(range)) => self.view().check_range_op(range)?,
                 Some(Request::RequestPut(put)) => self.check_put_state(put)?,
                 Some(Request::RequestTxn(txn)) => {
                     if let Some(branches) = nested.next() {
                         self.check_txn_state(txn, branches)?;
                     }
                 }
-                Some(Request::RequestRange(_) | Request::RequestDeleteRange(_)) | None => {}
+                Some(Request::RequestDeleteRange(_)) | None => {}
             }
         }
         Ok(())

@@ -147,6 +147,15 @@ fn txn() -> impl Strategy<Value = TxnRequest> {
     })
 }
 
+fn read_only_txn() -> impl Strategy<Value = TxnRequest> {
+    let ops = || vec(range().prop_map(Request::RequestRange), 0..3);
+    (vec(compare(), 0..2), ops(), ops()).prop_map(|(compare, success, failure)| TxnRequest {
+        compare,
+        success: wrap(success),
+        failure: wrap(failure),
+    })
+}
+
 fn wrap(ops: Vec<Request>) -> Vec<RequestOp> {
     ops.into_iter().map(|request| RequestOp { request: Some(request) }).collect()
 }
@@ -156,6 +165,7 @@ fn step() -> impl Strategy<Value = Step> {
         12 => put().prop_map(Step::Put),
         5 => delete().prop_map(Step::Delete),
         8 => txn().prop_map(Step::Txn),
+        2 => read_only_txn().prop_map(Step::Txn),
         3 => (0..40_i64, flag())
             .prop_map(|(revision, physical)| Step::Compact(CompactionRequest { revision, physical })),
         8 => range().prop_map(Step::Range),
@@ -208,6 +218,11 @@ proptest! {
         let mut store = Store::with_segment_bytes(256);
         let mut fork: Option<Store> = None;
         for step in steps {
+            if let Step::Txn(request) = &step
+                && raft_kv::is_read_only(request)
+            {
+                prop_assert_eq!(store.reader().txn(request), model.clone().txn(request));
+            }
             if let Some((command, expected)) = model_apply(&mut model, &step) {
                 prop_assert_eq!(&apply(&mut store, command.clone()), &expected, "{:?}", step);
                 if let Some(fork) = &mut fork {
