@@ -41,9 +41,6 @@ mod requests;
 mod tests;
 mod view;
 
-/// Addresses of unknown nodes that have connected and are dialled in return.
-const CALLERS_MAX: usize = 64;
-
 /// Something that happened.
 pub enum Input<S: StateMachine> {
     /// A peer's message, with its durable epoch when it sent this.
@@ -237,6 +234,8 @@ pub struct Driver<S: StateMachine> {
     connected: BTreeMap<NodeId, String>,
     /// Addresses of unknown nodes that have dialled this one: empty ones that want an answer.
     callers: BTreeSet<String>,
+    /// Counts the changes of `callers`.
+    callers_changed: u64,
     phase: Phase,
     /// While the node is empty.
     formation: Option<Formation>,
@@ -331,6 +330,7 @@ impl<S: StateMachine> Driver<S> {
             peer_epochs: BTreeMap::new(),
             connected: BTreeMap::new(),
             callers: BTreeSet::new(),
+            callers_changed: 0,
             phase: Phase::Forming,
             formation: None,
             founding: None,
@@ -461,8 +461,8 @@ impl<S: StateMachine> Driver<S> {
                 self.note_epoch(hello.node, hello.epoch);
                 // Of two nodes of which one is empty each must be able to answer the other.
                 let strangers = hello.cluster.is_none() || self.formation.is_some();
-                if strangers && self.callers.len() < CALLERS_MAX {
-                    self.callers.insert(hello.address);
+                if strangers {
+                    self.add_caller(hello.address);
                 }
             }
             Input::Disconnected { node, stream, hint } => {
@@ -528,7 +528,7 @@ impl<S: StateMachine> Driver<S> {
             raft.peer_disconnected(now, node, hint);
         }
         if let Some(address) = self.connected.remove(&node) {
-            self.callers.remove(&address);
+            self.remove_caller(&address);
         }
         self.admins.forget_empty(node);
         self.view.connections_changed();

@@ -181,11 +181,7 @@ impl<S: StateMachine> Driver<S> {
             }
             Event::MembershipDropped { request, reason } => {
                 if let Some(origin) = self.admins.end_change(request) {
-                    let error = match reason {
-                        raft_core::MembershipError::NotLeader => AdminError::NoLeader,
-                        reason => AdminError::Refused(reason),
-                    };
-                    self.tell_admin(origin, Err(error), network);
+                    self.tell_admin(origin, Err(super::peers::membership_refused(reason)), network);
                 }
             }
             Event::TransferEnded { target, aborted } => {
@@ -213,7 +209,12 @@ impl<S: StateMachine> Driver<S> {
                 error!(peer = %from, ?what, "a peer says what cannot be; one of the two is damaged");
             }
             Event::UnknownPeer { from, removed: true } => self.tell_removed(now, from, network),
-            event => debug!(?event, "event"),
+            event @ (Event::BecamePreCandidate { .. }
+            | Event::BecameCandidate { .. }
+            | Event::MembershipCommitted { .. }
+            | Event::Truncated { .. }
+            | Event::UnknownPeer { .. }
+            | _) => debug!(?event, "event"),
         }
     }
 
