@@ -5,11 +5,10 @@ use raft_core::{
 };
 use tracing::{debug, info, warn};
 
-use super::{Driver, SnapshotJob, send_formation};
+use super::{Driver, send_formation};
 use crate::error::{AdminError, NodeError};
 use crate::io::{Network, Stream};
 use crate::log::LogRequest;
-use crate::log::snapshot::SnapshotRequest;
 use crate::message::{
     Admin, Forward, ForwardAdmin, ForwardAdminReply, ForwardRefused, PeerMessage, Refusal,
 };
@@ -65,12 +64,7 @@ impl<S: StateMachine> Driver<S> {
                 Some(message) => self.on_formation(now, from, message, network),
                 None => warn!(peer = %from, "a formation message does not decode; it is ignored"),
             },
-            PeerMessage::Snapshot(message) => {
-                if self.raft.is_some() {
-                    let request = SnapshotRequest::Message(from, message);
-                    self.out.snapshot.push(SnapshotJob::Work(request));
-                }
-            }
+            PeerMessage::Snapshot(message) => self.on_snapshot_message(now, from, message),
             PeerMessage::Goodbye => debug!(peer = %from, "says goodbye"),
         }
     }
