@@ -236,12 +236,25 @@ struct Load {
     addresses: Vec<String>,
     stop: AtomicBool,
     acknowledged: AtomicU64,
-    /// When the last acknowledgement came, in microseconds since `began`.
-    last_success: AtomicU64,
+    /// When the kill came, in microseconds since `began`; never, before it.
+    killed_at: AtomicU64,
+    /// When the first write succeeded that was begun after the kill.
+    first_success: AtomicU64,
     began: Instant,
 }
 
 impl Load {
+    fn on(addresses: Vec<String>) -> Arc<Self> {
+        Arc::new(Self {
+            addresses,
+            stop: AtomicBool::new(false),
+            acknowledged: AtomicU64::new(0),
+            killed_at: AtomicU64::new(u64::MAX),
+            first_success: AtomicU64::new(u64::MAX),
+            began: Instant::now(),
+        })
+    }
+
     fn micros(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
@@ -269,11 +282,14 @@ async fn write(load: Arc<Load>, run: String, client: usize) -> Ledger {
             value: value_of(&key),
             ..PutRequest::default()
         };
+        let asked = load.micros();
         let answer = tokio::time::timeout(Duration::from_secs(10), kv.put(put)).await;
         let fate = match answer {
             Ok(Ok(_)) => {
                 load.acknowledged.fetch_add(1, Ordering::Relaxed);
-                load.last_success.store(load.micros(), Ordering::Relaxed);
+                if asked >= load.killed_at.load(Ordering::Relaxed) {
+                    load.first_success.fetch_min(load.micros(), Ordering::Relaxed);
+                }
                 Fate::Acknowledged
             }
             Ok(Err(status)) => fate_of(&status),
@@ -307,13 +323,7 @@ async fn kill_rounds(cluster: &mut Cluster, options: &Options, all: bool) -> Res
     let mut gaps = Vec::new();
     let mut ledger = Ledger::new();
     for round in 0..options.rounds {
-        let load = Arc::new(Load {
-            addresses: cluster.addresses.clone(),
-            stop: AtomicBool::new(false),
-            acknowledged: AtomicU64::new(0),
-            last_success: AtomicU64::new(0),
-            began: Instant::now(),
-        });
+        let load = Load::on(cluster.addresses.clone());
         let writers: Vec<_> = (0..options.clients)
             .map(|client| {
                 let run = format!("r{round}");
@@ -328,20 +338,20 @@ async fn kill_rounds(cluster: &mut Cluster, options: &Options, all: bool) -> Res
             cluster.kill(*victim)?;
         }
         let killed_at = load.micros();
-        let before = load.acknowledged.load(Ordering::Relaxed);
+        load.killed_at.store(killed_at, Ordering::Relaxed);
         if all {
             for victim in &victims {
                 cluster.start(*victim)?;
             }
         }
-        while load.acknowledged.load(Ordering::Relaxed) <= before {
+        while load.first_success.load(Ordering::Relaxed) == u64::MAX {
             ensure!(
                 load.micros() - killed_at < 30_000_000,
                 "round {round}: no write succeeds for 30 s after the kill"
             );
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let gap = load.last_success.load(Ordering::Relaxed).saturating_sub(killed_at) / 1000;
+        let gap = load.first_success.load(Ordering::Relaxed).saturating_sub(killed_at) / 1000;
         gaps.push(gap);
         tokio::time::sleep(half).await;
         if !all {
@@ -418,17 +428,9 @@ async fn catch_up(cluster: &mut Cluster, options: &Options) -> Result<()> {
     let leader = cluster.wait_for_leader().await?;
     let lagging = (leader + 1) % MEMBERS;
     cluster.kill(lagging)?;
-    let load = Arc::new(Load {
-        addresses: (0..MEMBERS)
-            .map(|member| {
-                cluster.addresses[if member == lagging { leader } else { member }].clone()
-            })
-            .collect(),
-        stop: AtomicBool::new(false),
-        acknowledged: AtomicU64::new(0),
-        last_success: AtomicU64::new(0),
-        began: Instant::now(),
-    });
+    let served_by = (0..MEMBERS)
+        .map(|member| cluster.addresses[if member == lagging { leader } else { member }].clone());
+    let load = Load::on(served_by.collect());
     let writers: Vec<_> = (0..options.clients.max(64))
         .map(|client| tokio::spawn(write(Arc::clone(&load), "c".to_owned(), client)))
         .collect();
