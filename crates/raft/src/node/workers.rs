@@ -16,7 +16,7 @@ use crate::log::{LatchError, LogRequest, LogWorker};
 use crate::node::driver::{Input, SnapshotJob, run_snapshot_job};
 
 /// The log is sealed (decision 9) when nothing came for this long: a seal must not stand in the way of a write.
-const LOG_IDLE: Duration = Duration::from_millis(20);
+const LOG_IDLE: Duration = Duration::from_millis(150);
 
 /// What the raft thread hears from the others: an input, or that the thread of this name died of a bug.
 pub(super) type Heard<S> = Result<Input<S>, &'static str>;

@@ -120,6 +120,24 @@ fn a_snapshot_travels() {
     check(&to, meta(12).last_included, &next);
 }
 
+/// An acknowledgement of a transfer that was broken off does not end the next one of the same snapshot (B47).
+#[test]
+fn a_stale_acknowledgement_ends_nothing() {
+    let (from, to) = (SimDisk::new(), SimDisk::new());
+    let (mut sender, mut receiver) = (worker(&from), worker(&to));
+    sender.handle(SnapshotRequest::Write(meta(9), Picture(blobs())));
+    let offer = sender.handle(send(4));
+    deliver(&mut sender, &mut receiver, offer, 2);
+    sender.handle(Request::Disconnected(follower()));
+    let offer = sender.handle(send(4));
+    let stale = SnapshotMessage::Ack { snapshot: meta(9).last_included, blob: 0, offset: 1 << 18 };
+    assert_eq!(sender.handle(Request::Message(follower(), stale)), []);
+    let outcomes = deliver(&mut sender, &mut receiver, offer, usize::MAX);
+    let received = SnapshotEffect::Received { from: leader(), term: Term(4), snapshot: meta(9) };
+    assert!(outcomes.contains(&received), "{outcomes:?}");
+    assert!(outcomes.contains(&SnapshotEffect::Sent(follower(), meta(9).last_included)));
+}
+
 /// Killed after any number of chunks, on either side: what has arrived is not sent again.
 #[test]
 fn an_interrupted_transfer_goes_on() {

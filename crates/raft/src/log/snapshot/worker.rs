@@ -179,6 +179,11 @@ impl<D: Disk> SnapshotWorker<D> {
             }
             SnapshotMessage::Ack { snapshot, blob, offset } => {
                 let Some(outgoing) = self.outgoing_mut(from, snapshot) else { return Vec::new() };
+                // Before the receiver has answered the offer, nothing was sent that could be acknowledged: this
+                // is about an earlier transfer of the same snapshot.
+                if outgoing.have.is_none() {
+                    return Vec::new();
+                }
                 outgoing.unacknowledged.retain(|chunk| *chunk > (blob, offset));
                 self.stream(from)
             }
@@ -243,7 +248,7 @@ impl<D: Disk> SnapshotWorker<D> {
                     let chunk = SnapshotMessage::Chunk { snapshot: id, blob, offset, bytes };
                     effects.push(SnapshotEffect::Send(to, chunk));
                 }
-                Ok(None) if outgoing.unacknowledged.is_empty() => {
+                Ok(None) if outgoing.have.is_some() && outgoing.unacknowledged.is_empty() => {
                     self.outgoing.remove(&to);
                     effects.push(SnapshotEffect::Sent(to, id));
                     return effects;
