@@ -115,8 +115,9 @@ fn log_thread<S: StateMachine>(
             match idle.block_on(async { tokio::time::timeout(LOG_IDLE, requests.recv()).await }) {
                 Ok(first) => first,
                 Err(_) => {
-                    sealed = true;
                     deliver_log(worker.idle(), &worker, dog);
+                    // Until there is space again, nobody else asks for it.
+                    sealed = !worker.log().status().full;
                     continue;
                 }
             }
@@ -127,8 +128,14 @@ fn log_thread<S: StateMachine>(
         while let Ok(next) = requests.try_recv() {
             batch.push(next);
         }
-        let completions = worker.handle(batch);
-        deliver_log(completions, &worker, dog);
+        while !batch.is_empty() {
+            // What is durable is told before old entries are read.
+            let fetch = batch.iter().skip(1).position(|it| matches!(it, LogRequest::Fetch(_)));
+            let later = batch.split_off(fetch.map_or(batch.len(), |nth| nth + 1));
+            deliver_log(worker.handle(batch), &worker, dog);
+            batch = later;
+        }
+        deliver_log(worker.housekeep(), &worker, dog);
     }
 }
 

@@ -130,9 +130,9 @@ impl<D: Disk> SnapshotWorker<D> {
             SnapshotRequest::Disconnected(node) => self.disconnected(node),
             SnapshotRequest::Prune(base) => {
                 // What is arriving has no manifest yet and must stay.
-                if self.incoming.is_none()
-                    && let Err(error) = self.store.prune(base)
-                {
+                let arriving = self.incoming.as_ref();
+                let arriving = arriving.map_or(&[][..], |(_, incoming)| &incoming.blobs);
+                if let Err(error) = self.store.prune(base, arriving) {
                     tracing::warn!(%error, "old snapshots could not be removed");
                 }
                 Vec::new()
@@ -325,7 +325,7 @@ impl<D: Disk> SnapshotWorker<D> {
         let snapshot = meta.last_included;
         let mut bytes = Vec::with_capacity(blobs.len());
         for id in &blobs {
-            let known = if self.store.has(*id).map_err(|error| error.to_string())? {
+            let known = if self.store.has_intact(*id).map_err(|error| error.to_string())? {
                 id.len
             } else {
                 let path = self.store.dir.join(blob::partial_name(*id));
