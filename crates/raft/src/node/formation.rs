@@ -93,6 +93,8 @@ pub struct Formation {
     unsynced: VecDeque<Vec<FormationEffect>>,
     effects: Vec<FormationEffect>,
     phase: Phase,
+    /// A founding without this member, of which its founders may not have heard yet.
+    elsewhere: Option<Founding>,
     /// A founding was handed out; everything is over.
     finished: bool,
 }
@@ -130,6 +132,7 @@ impl Formation {
             unsynced: VecDeque::new(),
             effects: Vec::new(),
             phase,
+            elsewhere: None,
             finished: false,
         };
         if let Some(founding) = formation.state.chosen.clone() {
@@ -229,6 +232,9 @@ impl Formation {
             return;
         }
         trace!(%from, ?message, "formation");
+        if !matches!(message, FormationMessage::Formed { .. }) {
+            self.tell_elsewhere(from);
+        }
         match message {
             FormationMessage::Empty { info, configured, answer } => {
                 self.on_empty(from, info, &configured, answer);
@@ -248,6 +254,17 @@ impl Formation {
             }
             // An empty member knows nobody's epochs, and has none to ask about.
             FormationMessage::StandingAsk { .. } | FormationMessage::StandingReply { .. } => {}
+        }
+    }
+
+    /// A founder that has not heard of it must: this member's answer may have completed the choice.
+    fn tell_elsewhere(&mut self, to: NodeId) {
+        if let Some(founding) = self.elsewhere.clone()
+            && founding.members.contains(to)
+        {
+            let committed = founding.members.clone();
+            let told = FormationMessage::Formed { founding, committed };
+            self.effects.push(FormationEffect::Send(to, told));
         }
     }
 
@@ -520,8 +537,20 @@ impl Formation {
         }
         let Some(founding) = attempt.proposed.clone() else { return };
         attempt.accepted_by.insert(slot);
-        if attempt.accepted_by.len() >= quorum {
+        if attempt.accepted_by.len() < quorum {
+            return;
+        }
+        if founding.members.contains(self.settings.node) {
             self.choose(founding);
+        } else {
+            // An earlier attempt was completed in which this member did not take part: it is admitted later.
+            let committed = founding.members.clone();
+            self.on_formed(self.settings.node, founding.clone(), &committed);
+            self.elsewhere = Some(founding);
+            let peers: Vec<_> = self.connected.keys().copied().collect();
+            for node in peers {
+                self.tell_elsewhere(node);
+            }
         }
     }
 
@@ -557,3 +586,6 @@ impl Formation {
         self.persist_then(effects);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::{
-    EntryId, Index, Membership, NodeId, Raft, Rng, SnapshotMeta, SnapshotSource, Standing,
-    StateMachine, Term, Time,
+    EntryId, Envelope, Index, Membership, NodeId, Raft, Rng, SnapshotMeta, SnapshotSource,
+    Standing, StateMachine, Term, Time,
 };
 use tracing::{debug, error, info, trace, warn};
 
@@ -37,6 +37,8 @@ use crate::transport::{PeerAddress, Refused, RefusedReason};
 mod peers;
 mod ready;
 mod requests;
+#[cfg(test)]
+mod tests;
 mod view;
 
 /// Addresses of unknown nodes that have connected and are dialled in return.
@@ -244,6 +246,8 @@ pub struct Driver<S: StateMachine> {
     raft: Option<Raft>,
     /// After a restart, until the standing is clear.
     gate: Option<Gate>,
+    /// A snapshot that arrived before the standing was clear.
+    arrived: Option<Envelope>,
     /// Handed to the apply thread; everything that is applied was. Monotonic.
     handed: Index,
     /// The state machine has applied this. `applied <= handed`. Monotonic.
@@ -332,6 +336,7 @@ impl<S: StateMachine> Driver<S> {
             founding: None,
             raft: None,
             gate: None,
+            arrived: None,
             handed: Index::ZERO,
             applied: Index::ZERO,
             handed_term: Term(0),
@@ -664,6 +669,9 @@ impl<S: StateMachine> Driver<S> {
                 self.phase = Phase::Active;
                 if let Some(raft) = &mut self.raft {
                     raft.set_standing(now, Standing::Full);
+                    if let Some(arrived) = self.arrived.take() {
+                        raft.step(now, arrived);
+                    }
                 }
             }
             Verdict::Amnesic(reason) => self.become_amnesic(reason),

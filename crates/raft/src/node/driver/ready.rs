@@ -331,7 +331,13 @@ impl<S: StateMachine> Driver<S> {
             SnapshotEffect::Received { from, term, snapshot } => {
                 info!(%from, at = %snapshot.last_included, "a snapshot has arrived");
                 let message = Message::InstallSnapshot(InstallSnapshot { term, snapshot });
-                raft.step(now, Envelope { from, to: self.node, message });
+                let arrived = Envelope { from, to: self.node, message };
+                if self.gate.is_some() {
+                    // A silent protocol would drop it, and the leader wait for the answer (B47).
+                    self.arrived = Some(arrived);
+                } else {
+                    raft.step(now, arrived);
+                }
             }
             SnapshotEffect::Sent(to, at) => info!(%to, %at, "snapshot sent"),
             SnapshotEffect::SendFailed(to, reason) => {

@@ -1,0 +1,335 @@
+//! Whole nodes in one process: real threads, files and sockets.
+
+use std::collections::BTreeSet;
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use raft::core::{
+    ApplyContext, BlobId, Command, DecodeError, Digest, MemberId, Snapshot, SnapshotError, SnapshotSink,
+    SnapshotSource, StateMachine,
+};
+use raft::error::{NodeError, ProposeError};
+use raft::node::{Phase, Status};
+use raft::{MemberInfo, Node};
+use tempfile::TempDir;
+
+/// Keeps every number that was added, in order.
+#[derive(Debug, Default)]
+struct Numbers(Vec<u64>);
+
+#[derive(Debug)]
+struct Add(u64);
+
+impl Command for Add {
+    fn encode(&self, out: &mut BytesMut) {
+        out.extend_from_slice(&self.0.to_le_bytes());
+    }
+
+    fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
+        let bytes = bytes.as_ref().try_into().map_err(|_| DecodeError(String::from("not 8 bytes")))?;
+        Ok(Self(u64::from_le_bytes(bytes)))
+    }
+}
+
+#[derive(Debug)]
+struct Picture(Vec<u64>);
+
+impl Snapshot for Picture {
+    fn write(self, sink: &mut dyn SnapshotSink) -> Result<(), SnapshotError> {
+        let bytes: Vec<u8> = self.0.iter().flat_map(|number| number.to_le_bytes()).collect();
+        sink.put(&bytes).map(|_: BlobId| ())
+    }
+}
+
+impl StateMachine for Numbers {
+    type Command = Add;
+    type Response = usize;
+    type Query = ();
+    type Answer = Vec<u64>;
+    type Snapshot = Picture;
+
+    fn apply(&mut self, _: ApplyContext, command: Add) -> usize {
+        self.0.push(command.0);
+        self.0.len()
+    }
+
+    fn query(&self, (): ()) -> Vec<u64> {
+        self.0.clone()
+    }
+
+    fn snapshot(&self) -> Picture {
+        Picture(self.0.clone())
+    }
+
+    fn restore(&mut self, source: &dyn SnapshotSource) -> Result<(), SnapshotError> {
+        let bytes = source.read(0)?;
+        let numbers = bytes.chunks_exact(8).filter_map(|chunk| chunk.try_into().ok());
+        self.0 = numbers.map(u64::from_le_bytes).collect();
+        Ok(())
+    }
+
+    fn digest(&self) -> Digest {
+        Digest(0)
+    }
+}
+
+/// Addresses that were free a moment ago.
+fn addresses(count: usize) -> Vec<String> {
+    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    listeners.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect()
+}
+
+/// On a real file system: a temporary one in memory makes every sync a lie.
+fn folder() -> TempDir {
+    TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+fn builder(dir: &Path, number: usize, addresses: &[String]) -> raft::node::Builder<Numbers> {
+    Node::builder(Numbers::default())
+        .data_dir(dir.join(format!("member_{number}")))
+        .address(&addresses[number])
+        .peers(addresses)
+        .election_timeout(Duration::from_millis(150), Duration::from_millis(300))
+        .heartbeat_interval(Duration::from_millis(50))
+}
+
+async fn start(dir: &Path, number: usize, addresses: &[String]) -> Node<Numbers> {
+    builder(dir, number, addresses).start().await.unwrap()
+}
+
+async fn cluster(dir: &Path, addresses: &[String]) -> Vec<Node<Numbers>> {
+    let mut nodes = Vec::new();
+    for number in 0..addresses.len() {
+        nodes.push(start(dir, number, addresses).await);
+    }
+    nodes
+}
+
+async fn until(node: &Node<Numbers>, what: &str, done: impl Fn(&Status) -> bool) -> Arc<Status> {
+    let mut watch = node.watch_status();
+    let found = tokio::time::timeout(Duration::from_secs(20), watch.wait_for(|status| done(status))).await;
+    match found {
+        Ok(Ok(status)) => Arc::clone(&status),
+        Ok(Err(_)) | Err(_) => panic!("never: {what}; {:?}", node.status()),
+    }
+}
+
+async fn leader(nodes: &[Node<Numbers>]) -> usize {
+    let status = until(&nodes[0], "a leader", |status| status.leader.is_some()).await;
+    let position = nodes.iter().position(|node| Some(node.status().node.member) == status.leader);
+    position.unwrap()
+}
+
+async fn stop(nodes: Vec<Node<Numbers>>) {
+    for node in nodes {
+        node.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn one_member_keeps_what_it_answered_over_a_restart() {
+    let (dir, addresses) = (folder(), addresses(1));
+    for round in 1..=3 {
+        let node = start(dir.path(), 0, &addresses).await;
+        assert_eq!(node.propose(Add(7)).await, Ok(round));
+        assert_eq!(node.read(()).await.unwrap(), vec![7; round]);
+        node.shutdown().await.unwrap();
+        assert_eq!(
+            node.propose(Add(8)).await,
+            Err(ProposeError::Stopped { definitely_not_applied: true })
+        );
+    }
+}
+
+#[tokio::test]
+async fn any_member_takes_proposals_and_reads() {
+    let (dir, addresses) = (folder(), addresses(3));
+    let nodes = cluster(dir.path(), &addresses).await;
+    let mut expected = Vec::new();
+    for count in 0..30 {
+        let at = usize::try_from(count % 3).unwrap();
+        expected.push(count);
+        assert_eq!(nodes[at].propose(Add(count)).await, Ok(expected.len()));
+        assert_eq!(nodes[(at + 1) % 3].read(()).await.unwrap(), expected);
+    }
+    let clusters: BTreeSet<_> = nodes.iter().map(|node| node.status().cluster_id).collect();
+    assert_eq!(clusters.len(), 1);
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn all_members_restart_and_nothing_is_missing() {
+    let (dir, addresses) = (folder(), addresses(3));
+    let nodes = cluster(dir.path(), &addresses).await;
+    for count in 0..20 {
+        nodes[1].propose(Add(count)).await.unwrap();
+    }
+    let before = nodes[2].read(()).await.unwrap();
+    stop(nodes).await;
+    let nodes = cluster(dir.path(), &addresses).await;
+    for node in &nodes {
+        assert_eq!(node.read(()).await.unwrap(), before);
+    }
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn many_proposals_at_once_are_all_applied_once() {
+    let (dir, addresses) = (folder(), addresses(3));
+    let nodes = cluster(dir.path(), &addresses).await;
+    leader(&nodes).await;
+    let tasks: Vec<_> = (0..300u64)
+        .map(|number| {
+            let node = nodes[usize::try_from(number % 3).unwrap()].clone();
+            tokio::spawn(async move { node.propose(Add(number)).await })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap().unwrap();
+    }
+    let mut numbers = nodes[0].read(()).await.unwrap();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..300).collect::<Vec<_>>());
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn a_shutdown_of_the_leader_hands_over_and_the_others_go_on() {
+    let (dir, addresses) = (folder(), addresses(3));
+    let mut nodes = cluster(dir.path(), &addresses).await;
+    let old = nodes.remove(leader(&nodes).await);
+    let member = old.status().node.member;
+    nodes[0].propose(Add(1)).await.unwrap();
+    old.shutdown().await.unwrap();
+    until(&nodes[0], "another leader", |status| status.leader.is_some_and(|leader| leader != member)).await;
+    nodes[0].propose(Add(2)).await.unwrap();
+    assert_eq!(nodes[1].read(()).await.unwrap(), [1, 2]);
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn a_member_is_added_and_another_one_removed() {
+    let (dir, addresses) = (folder(), addresses(4));
+    let mut nodes = cluster(dir.path(), &addresses[..3]).await;
+    nodes[0].propose(Add(1)).await.unwrap();
+    let joining = builder(dir.path(), 3, &addresses).peers([""; 0]).join(&addresses[..1]);
+    let joined = joining.start().await.unwrap();
+    let info = MemberInfo {
+        name: String::from("new"),
+        peer_address: addresses[3].clone(),
+        ..MemberInfo::default()
+    };
+    nodes[1].members().add(info).await.unwrap();
+    assert_eq!(joined.read(()).await.unwrap(), [1]);
+    joined.propose(Add(2)).await.unwrap();
+
+    let removed = nodes.remove(leader(&nodes).await);
+    let member = removed.status().node.member;
+    joined.members().remove(member).await.unwrap();
+    let ended = removed.stopped().await.unwrap_err();
+    assert!(matches!(*ended, NodeError::Removed), "{ended}");
+    joined.propose(Add(3)).await.unwrap();
+    assert_eq!(nodes[0].read(()).await.unwrap(), [1, 2, 3]);
+    assert_eq!(joined.members().list().len(), 3);
+    // The member that was added is found by its name, and knows the others after a restart.
+    joined.shutdown().await.unwrap();
+    let joined = builder(dir.path(), 3, &addresses).peers([""; 0]).join(&addresses[..1]);
+    let joined = joined.start().await.unwrap();
+    assert_eq!(joined.read(()).await.unwrap(), [1, 2, 3]);
+    assert!(joined.members().list().iter().any(|member| member.info.name == "new"));
+    nodes.push(joined);
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn leadership_moves_to_the_member_asked_for() {
+    let (dir, addresses) = (folder(), addresses(3));
+    let nodes = cluster(dir.path(), &addresses).await;
+    let from = leader(&nodes).await;
+    let to = (from + 1) % 3;
+    nodes[0].propose(Add(1)).await.unwrap();
+    let member: MemberId = nodes[to].status().node.member;
+    nodes[(from + 2) % 3].transfer_leadership(Some(member)).await.unwrap();
+    until(&nodes[from], "the new leader is known", |status| status.leader == Some(member)).await;
+    nodes[from].propose(Add(2)).await.unwrap();
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn a_member_that_was_away_for_long_gets_a_snapshot() {
+    let (dir, addresses) = (folder(), addresses(3));
+    let short = |number: usize| {
+        builder(dir.path(), number, &addresses).settings(|settings| {
+            settings.checkpoint_entries = 20;
+            settings.trailing_entries = 5;
+        })
+    };
+    let mut nodes = Vec::new();
+    for number in 0..3 {
+        nodes.push(short(number).start().await.unwrap());
+    }
+    nodes[0].propose(Add(0)).await.unwrap();
+    nodes.pop().unwrap().shutdown().await.unwrap();
+    for count in 1..100 {
+        nodes[0].propose(Add(count)).await.unwrap();
+    }
+    let back = short(2).start().await.unwrap();
+    assert_eq!(back.read(()).await.unwrap(), (0..100).collect::<Vec<_>>());
+    nodes.push(back);
+    stop(nodes).await;
+    // And everything is still there when the snapshots are all there is.
+    let mut nodes = Vec::new();
+    for number in 0..3 {
+        nodes.push(short(number).start().await.unwrap());
+    }
+    assert_eq!(nodes[2].read(()).await.unwrap(), (0..100).collect::<Vec<_>>());
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn a_command_that_is_too_large_is_refused_for_certain() {
+    let (dir, addresses) = (folder(), addresses(1));
+    let node = builder(dir.path(), 0, &addresses)
+        .settings(|settings| settings.command_bytes_max = 7)
+        .start()
+        .await
+        .unwrap();
+    assert_eq!(node.propose(Add(1)).await, Err(ProposeError::TooLarge { bytes: 8, bytes_max: 7 }));
+    node.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_folder_in_use_and_a_busy_address_are_told_at_start() {
+    let (dir, addresses) = (folder(), addresses(2));
+    let node = start(dir.path(), 0, &addresses[..1]).await;
+    let again = builder(dir.path(), 0, &addresses[..1]).start().await;
+    assert!(matches!(again, Err(NodeError::Data(_))), "{:?}", again.err());
+    let other = builder(dir.path(), 1, &addresses).address(&addresses[0]).peers(&addresses[..1]);
+    let other = other.start().await;
+    assert!(matches!(other, Err(NodeError::Bind { .. })), "{:?}", other.err());
+    node.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_last_handle_gone_the_node_stops_in_good_order() {
+    let (dir, addresses) = (folder(), addresses(1));
+    let node = start(dir.path(), 0, &addresses).await;
+    node.propose(Add(1)).await.unwrap();
+    let mut watch = node.watch_status();
+    drop(node);
+    while watch.changed().await.is_ok() {}
+    assert_eq!(watch.borrow().phase, Phase::Stopping);
+    // The directory is free again as soon as the log is closed.
+    let node = loop {
+        match builder(dir.path(), 0, &addresses).start().await {
+            Ok(node) => break node,
+            Err(NodeError::Data(raft::error::DataError::Locked { .. })) => tokio::task::yield_now().await,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!(node.read(()).await.unwrap(), [1]);
+    node.shutdown().await.unwrap();
+}
