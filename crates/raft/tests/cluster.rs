@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use raft::core::{
-    ApplyContext, BlobId, Command, DecodeError, Digest, MemberId, Snapshot, SnapshotError, SnapshotSink,
-    SnapshotSource, StateMachine,
+    ApplyContext, BlobId, Command, DecodeError, Digest, MemberId, Snapshot, SnapshotError,
+    SnapshotSink, SnapshotSource, StateMachine,
 };
 use raft::error::{NodeError, ProposeError};
 use raft::node::{Phase, Status};
@@ -29,7 +29,8 @@ impl Command for Add {
     }
 
     fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-        let bytes = bytes.as_ref().try_into().map_err(|_| DecodeError(String::from("not 8 bytes")))?;
+        let bytes =
+            bytes.as_ref().try_into().map_err(|_| DecodeError(String::from("not 8 bytes")))?;
         Ok(Self(u64::from_le_bytes(bytes)))
     }
 }
@@ -110,7 +111,8 @@ async fn cluster(dir: &Path, addresses: &[String]) -> Vec<Node<Numbers>> {
 
 async fn until(node: &Node<Numbers>, what: &str, done: impl Fn(&Status) -> bool) -> Arc<Status> {
     let mut watch = node.watch_status();
-    let found = tokio::time::timeout(Duration::from_secs(20), watch.wait_for(|status| done(status))).await;
+    let found =
+        tokio::time::timeout(Duration::from_secs(20), watch.wait_for(|status| done(status))).await;
     match found {
         Ok(Ok(status)) => Arc::clone(&status),
         Ok(Err(_)) | Err(_) => panic!("never: {what}; {:?}", node.status()),
@@ -204,7 +206,10 @@ async fn a_shutdown_of_the_leader_hands_over_and_the_others_go_on() {
     let member = old.status().node.member;
     nodes[0].propose(Add(1)).await.unwrap();
     old.shutdown().await.unwrap();
-    until(&nodes[0], "another leader", |status| status.leader.is_some_and(|leader| leader != member)).await;
+    until(&nodes[0], "another leader", |status| {
+        status.leader.is_some_and(|leader| leader != member)
+    })
+    .await;
     nodes[0].propose(Add(2)).await.unwrap();
     assert_eq!(nodes[1].read(()).await.unwrap(), [1, 2]);
     stop(nodes).await;
@@ -326,7 +331,9 @@ async fn the_last_handle_gone_the_node_stops_in_good_order() {
     let node = loop {
         match builder(dir.path(), 0, &addresses).start().await {
             Ok(node) => break node,
-            Err(NodeError::Data(raft::error::DataError::Locked { .. })) => tokio::task::yield_now().await,
+            Err(NodeError::Data(raft::error::DataError::Locked { .. })) => {
+                tokio::task::yield_now().await
+            }
             Err(error) => panic!("{error}"),
         }
     };

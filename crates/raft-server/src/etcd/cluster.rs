@@ -1,5 +1,7 @@
 //! Cluster: who belongs to it. Headers of these answers carry no revision.
 
+use std::time::Duration;
+
 use raft::MemberInfo;
 use raft::core::MemberId;
 use raft::node::MemberStatus;
@@ -14,6 +16,9 @@ use super::{Etcd, errors};
 use crate::config;
 use crate::proto::etcdserverpb::cluster_server::Cluster;
 
+/// How long a client that adds a voter waits for its vote; the promotion goes on without it.
+const PROMOTION_PATIENCE: Duration = Duration::from_secs(2);
+
 impl Etcd {
     fn members(&self) -> Vec<Member> {
         self.node.status().members.iter().map(member).collect()
@@ -25,8 +30,8 @@ impl Etcd {
         status.members.iter().find(|member| member.info.peer_address == address).map(member)
     }
 
-    /// Returns once a member at `address` is in the configuration, as a learner at least.
-    async fn until_listed(&self, address: &str) {
+    /// Returns a while after a member at `address` is in the configuration, as a learner at least.
+    async fn long_since_listed(&self, address: &str) {
         let mut watch = self.node.watch_status();
         let listed = watch.wait_for(|status| {
             status.members.iter().any(|member| member.info.peer_address == address)
@@ -35,6 +40,7 @@ impl Etcd {
             // The node is gone; whoever waits for the change itself hears of it.
             std::future::pending::<()>().await;
         }
+        tokio::time::sleep(PROMOTION_PATIENCE).await;
     }
 }
 
@@ -100,7 +106,8 @@ impl Cluster for Etcd {
         // Its name and client addresses are its own to announce.
         let info = MemberInfo { peer_address: address.to_owned(), ..MemberInfo::default() };
         let members = self.node.members();
-        // A voter is first a learner that the leader promotes by itself: the client need not wait for that.
+        // A voter is first a learner that the leader promotes by itself, which takes as long as it has to catch
+        // up: a client need not wait for all of it.
         let add = async {
             if request.is_learner {
                 members.add_learner(info).await
@@ -110,7 +117,7 @@ impl Cluster for Etcd {
         };
         tokio::select! {
             added = add => added.map_err(|error| errors::of_admin(&error))?,
-            () = self.until_listed(address) => {}
+            () = self.long_since_listed(address) => {}
         }
         Ok(Response::new(MemberAddResponse {
             header: Some(self.header(0)),

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 
 use raft::Node;
+use raft::node::RoleName;
 use raft_kv::Store;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
@@ -23,9 +24,10 @@ const KNOWN: [&str; 5] = [
     "grpc.health.v1.Health",
 ];
 
-/// Serving means: a leader is known, and this member is not about to stop.
+/// Serving means: a leader is known, and this member is neither a learner nor about to stop.
 fn serving(node: &Node<Store>, stop: &watch::Receiver<bool>) -> ServingStatus {
-    if node.status().leader.is_some() && !*stop.borrow() {
+    let status = node.status();
+    if status.leader.is_some() && status.role != RoleName::Learner && !*stop.borrow() {
         ServingStatus::Serving
     } else {
         ServingStatus::NotServing

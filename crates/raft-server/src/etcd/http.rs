@@ -32,6 +32,9 @@ impl Etcd {
         if serializable {
             return None;
         }
+        if self.is_learner() {
+            return Some("LEARNER".to_owned());
+        }
         let read = self.linearize().await;
         read.err().map(|status| format!("QGET ERROR:{}", status.message()))
     }

@@ -6,6 +6,7 @@ use raft_kv::proto::etcdserverpb::{
 };
 use raft_kv::{
     Command, TXN_OPS_MAX, check_compact, check_delete, check_put, check_range, check_txn,
+    is_read_only,
 };
 use tonic::{Request, Response, Status, async_trait};
 
@@ -93,6 +94,13 @@ impl Kv for Etcd {
         self.check_voter(&request)?;
         let request = request.into_inner();
         check_txn(&request, TXN_OPS_MAX).map_err(errors::of_kv)?;
+        if is_read_only(&request) {
+            // A read like any other: no entry in the log.
+            self.linearize().await?;
+            let mut response = self.reader.txn(&request).map_err(errors::of_kv)?;
+            self.complete(&mut response.header);
+            return Ok(Response::new(response));
+        }
         self.check_size(&request)?;
         let raft_kv::Response::Txn(mut response) = self.propose(Command::txn(request)).await?
         else {

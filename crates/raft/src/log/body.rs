@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use raft_core::{Digest, Entry, EntryId, EntryKind, Fetch, Index, Persist, mutant};
+use raft_core::{Digest, Entry, EntryId, EntryKind, Fetch, Index, Persist};
 
 use super::files::Files;
 use super::record::{
@@ -118,9 +118,7 @@ impl<D: Disk> Body<D> {
         let identifiers_offset = self.room.back - to_u64(identifiers.len());
         files.write(&segment.path, &segment.file, self.room.front, records)?;
         files.write(&segment.path, &segment.file, identifiers_offset, identifiers)?;
-        if !mutant::is_active(3) {
-            files.sync(&segment.path, &segment.file)?;
-        }
+        files.sync(&segment.path, &segment.file)?;
         self.room =
             self.room.after(to_u64(records.len()), to_u64(identifiers.len()), self.alignment);
         self.sync_epoch = self.epoch_next;

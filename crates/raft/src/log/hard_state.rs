@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{Buf, BufMut};
-use raft_core::{EntryId, HardState, Incarnation, Index, MemberId, NodeId, Term, mutant};
+use raft_core::{EntryId, HardState, Incarnation, Index, MemberId, NodeId, Term};
 
 use super::segment::FORMAT_VERSION;
 
@@ -46,7 +46,7 @@ impl Promises {
         out.put_u32_le(0);
         out.put_u64_le(self.version);
         out.put_u64_le(self.hard_state.current_term.0);
-        let vote = if mutant::is_active(5) { None } else { self.hard_state.voted_for };
+        let vote = self.hard_state.voted_for;
         out.put_u8(u8::from(vote.is_some()));
         put_node(&mut out, vote.unwrap_or_default());
         out.put_u64_le(self.durable_epoch);

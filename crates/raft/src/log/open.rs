@@ -110,6 +110,11 @@ impl<D: Disk> Log<D> {
         // A start is a hard-state write: the epoch advances, the slots agree again, the clean mark goes.
         log.write_promises(log.promises.clone(), false)?;
         log.files.sync_dir()?;
+        let snapshots = log.files.path("snapshot");
+        if log.files.disk.exists(&snapshots).map_err(refused("look into"))? {
+            let outcome = log.files.disk.sync_dir(&snapshots);
+            log.files.guard(&snapshots, outcome)?;
+        }
         let state = match state {
             DataState::Formed(mut formed) => {
                 formed.epoch = log.promises.durable_epoch;

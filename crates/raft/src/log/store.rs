@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use raft_core::{Entry, EntryId, Fetch, NodeId, Persist, Ticket, mutant};
+use raft_core::{Entry, EntryId, Fetch, NodeId, Persist, Ticket};
 
 use super::body::{Body, Rolled};
 use super::files::Files;
@@ -193,9 +193,7 @@ impl<D: Disk> Log<D> {
             for number in slots {
                 self.files.write(path, file, to_u64(number * SLOT_BYTES), &slot)?;
             }
-            if !mutant::is_active(2) {
-                self.files.sync(path, file)?;
-            }
+            self.files.sync(path, file)?;
         }
         // Known only now that it is durable: nothing that fails to be written is ever told.
         self.promises = promises;

@@ -268,3 +268,25 @@ fn aligned_batches_need_no_power_safe_overwrite() {
         }
     }
 }
+
+/// Mutation 21 (etcd#22442): a truncation that reaches back to the log's beginning is replayed.
+#[test]
+fn mutation_21_a_truncation_below_the_beginning_counts() {
+    let disk = SimDisk::new();
+    let mut script = Script::new(3);
+    let mut log = open(disk.clone(), &dir()).unwrap().log;
+    log.form(&script.formed).unwrap();
+    let persist = script.hard_state(1, None);
+    let persist = script.append(persist, &[10, 10, 10, 10]);
+    log.write(vec![persist]).unwrap();
+    store_snapshot(disk.clone(), &script.meta_at(2)).unwrap();
+    let persist = script.empty();
+    let persist = script.compact(persist, 2);
+    log.write(vec![persist]).unwrap();
+    let persist = script.hard_state(2, None);
+    let persist = script.truncate(persist, 3);
+    log.write(vec![persist]).unwrap();
+    disk.crash(Crash::Process);
+    let (_, state) = expect_formed(open(disk, &dir()).unwrap());
+    assert_eq!(Model::of(&state), script.model);
+}

@@ -5,5 +5,7 @@
 mod crash;
 mod damage;
 mod golden;
+#[cfg(mutants)]
+mod mutants;
 mod snapshot;
 mod support;

@@ -36,6 +36,11 @@ pub(crate) fn formed(voters: u64) -> Formed {
 }
 
 pub(crate) fn open<D: Disk>(disk: D, dir: &Path) -> Result<Opened<D>, DataError> {
+    // Chosen by the environment, because a deliberate bug is one for the whole process.
+    #[cfg(mutants)]
+    raft_core::mutant::activate(
+        std::env::var("MUTANT").ok().and_then(|number| number.parse().ok()).unwrap_or(0),
+    );
     Log::open(disk, dir, options(), identity())
 }
 

@@ -459,7 +459,9 @@ impl<S: StateMachine> Driver<S> {
             }
             Input::Accepted(hello) => {
                 self.note_epoch(hello.node, hello.epoch);
-                if hello.cluster.is_none() && self.callers.len() < CALLERS_MAX {
+                // Of two nodes of which one is empty each must be able to answer the other.
+                let strangers = hello.cluster.is_none() || self.formation.is_some();
+                if strangers && self.callers.len() < CALLERS_MAX {
                     self.callers.insert(hello.address);
                 }
             }

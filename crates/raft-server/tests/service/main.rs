@@ -1,0 +1,13 @@
+//! The service as its users see it: real processes, killed and restarted, spoken to over the network.
+
+#![expect(clippy::unwrap_used, reason = "a test fails on what it does not expect")]
+#![expect(clippy::print_stderr, reason = "a failing test shows what the processes printed")]
+
+mod bad_input;
+mod crashes;
+mod etcdctl;
+mod kv;
+mod membership;
+mod port;
+mod supervisor;
+mod support;
