@@ -1,4 +1,5 @@
-//! Runs seeds: `cargo run -p rusty-raft-sim --example sim -- --seeds 0..1000`, or `--seeds 17` for one.
+//! Runs seeds: `cargo run -p rusty-raft-sim --example sim -- --seeds 0..1000`, or `--seeds 17` for one. `--twice`
+//! runs each two times and compares. With `RUST_LOG=raft=debug` the members tell what they do.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -12,6 +13,10 @@ fn main() -> ExitCode {
         drop(writeln!(std::io::stderr(), "{usage}"));
         return ExitCode::from(2);
     };
+    if std::env::var_os("RUST_LOG").is_some() {
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        tracing_subscriber::fmt().with_env_filter(filter).without_time().with_ansi(false).init();
+    }
     let twice = arguments.iter().any(|argument| argument == "--twice");
     let options = Options::default();
     let mut total = Report::default();

@@ -105,6 +105,8 @@ impl Oracle {
         let vote = match message {
             Message::RequestVote(m) if m.pre_vote => return,
             Message::RequestVoteReply(m) if m.pre_vote => return,
+            // A question promises nothing, not even its term.
+            Message::ReadIndex(_) => return,
             Message::RequestVote(_) => Some(from),
             Message::RequestVoteReply(m) => m.vote_granted.then_some(to),
             Message::AppendEntriesReply(m) => {
@@ -122,7 +124,6 @@ impl Oracle {
             | Message::HeartbeatReply(_)
             | Message::InstallSnapshot(_)
             | Message::TimeoutNow(_)
-            | Message::ReadIndex(_)
             | Message::ReadIndexReply(_) => None,
         };
         promised.term = promised.term.max(term);

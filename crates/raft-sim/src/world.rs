@@ -253,6 +253,7 @@ impl World {
     /// The process is gone, and of what its disk had not synced whatever `crash` says.
     pub(crate) fn crash(&mut self, machine: usize, crash: Crash, down: u64) {
         self.crashes += 1;
+        self.clients_lost(machine);
         self.fuses.remove(&machine);
         self.failing.remove(&machine);
         let node = self.machines[machine].node();
@@ -260,7 +261,6 @@ impl World {
         self.machines[machine].paused = false;
         self.machines[machine].disk.crash(crash);
         self.oracle.crashed(node);
-        self.clients_lost(machine);
         for id in self.wires.of(machine) {
             let Some(connection) = self.wires.get_mut(id) else { continue };
             connection.dead = true;
