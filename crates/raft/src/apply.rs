@@ -213,3 +213,155 @@ impl<S: StateMachine> ApplyWorker<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::{Bytes, BytesMut};
+    use raft_core::{DecodeError, MemorySnapshot, NodeId, Snapshot, SnapshotError, SnapshotSink};
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// Keeps the bytes of each command; shows them only after a flush.
+    #[derive(Default)]
+    struct Letters {
+        all: Vec<u8>,
+        visible: usize,
+    }
+
+    struct Letter(u8);
+
+    impl raft_core::Command for Letter {
+        fn encode(&self, out: &mut BytesMut) {
+            out.extend_from_slice(&[self.0]);
+        }
+
+        fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
+            match bytes.as_ref() {
+                [letter @ b'a'..=b'z'] => Ok(Self(*letter)),
+                other => Err(DecodeError(format!("{other:?}"))),
+            }
+        }
+    }
+
+    struct Picture(Vec<u8>);
+
+    impl Snapshot for Picture {
+        fn write(self, sink: &mut dyn SnapshotSink) -> Result<(), SnapshotError> {
+            sink.put(&self.0).map(|_| ())
+        }
+    }
+
+    impl StateMachine for Letters {
+        type Command = Letter;
+        type Response = String;
+        type Query = ();
+        type Answer = String;
+        type Snapshot = Picture;
+
+        fn apply(&mut self, context: ApplyContext, command: Letter) -> String {
+            self.all.push(command.0);
+            format!("{}", context.id)
+        }
+
+        fn flush(&mut self) {
+            self.visible = self.all.len();
+        }
+
+        fn query(&self, (): ()) -> String {
+            String::from_utf8_lossy(&self.all[..self.visible]).into_owned()
+        }
+
+        fn snapshot(&self) -> Picture {
+            Picture(self.all.clone())
+        }
+
+        fn restore(&mut self, source: &dyn SnapshotSource) -> Result<(), SnapshotError> {
+            self.all = source.read(0)?.to_vec();
+            Ok(())
+        }
+
+        fn digest(&self) -> Digest {
+            Digest(0)
+        }
+    }
+
+    fn entry(index: u64, kind: EntryKind, command: &[u8]) -> Entry {
+        let header = EntryHeader { proposer: NodeId::new(1, 1), request: index, session: None };
+        let mut payload = BytesMut::new();
+        header.encode(&mut payload);
+        payload.extend_from_slice(command);
+        Entry { id: EntryId::new(index, 1), kind, digest: Digest(0), payload: payload.freeze() }
+    }
+
+    fn ask(worker: &mut ApplyWorker<Letters>) -> String {
+        let (waiter, mut answer) = oneshot::channel();
+        worker.handle(vec![ApplyRequest::Query((), waiter)]);
+        answer.try_recv().unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_batch_is_applied_made_visible_and_answered_together() {
+        let mut worker = ApplyWorker::new(Letters::default());
+        let entries = vec![
+            entry(1, EntryKind::Empty, b""),
+            entry(2, EntryKind::Command, b"a"),
+            entry(3, EntryKind::Command, b"b"),
+        ];
+        let (waiter, mut answer) = oneshot::channel();
+        let request = ApplyRequest::Entries { entries, waiters: vec![(Index(3), waiter)] };
+        let done = worker.handle(vec![request]);
+        assert!(matches!(done[..], [ApplyCompletion::Applied(Index(3))]));
+        assert_eq!(answer.try_recv().unwrap().unwrap(), "3:1");
+        assert_eq!(ask(&mut worker), "ab");
+    }
+
+    #[test]
+    fn an_entry_that_is_not_understood_stops_everything_behind_it() {
+        let mut worker = ApplyWorker::new(Letters::default());
+        let entries = vec![entry(1, EntryKind::Command, b"a"), entry(2, EntryKind::Command, b"A")];
+        let (waiter, mut answer) = oneshot::channel();
+        let done = worker.handle(vec![
+            ApplyRequest::Entries { entries, waiters: Vec::new() },
+            ApplyRequest::Entries {
+                entries: vec![entry(2, EntryKind::Command, b"c")],
+                waiters: vec![(Index(2), waiter)],
+            },
+        ]);
+        assert!(
+            matches!(done[..], [ApplyCompletion::Failed(NodeError::UnknownEntry(_))]),
+            "{done:?}"
+        );
+        assert!(answer.try_recv().is_err());
+        assert_eq!(worker.applied(), Index(1));
+    }
+
+    #[test]
+    fn b43_a_restore_stands_in_one_queue_with_the_entries() {
+        let mut worker = ApplyWorker::new(Letters::default());
+        let mut source = MemorySnapshot::default();
+        source.put(b"abc").unwrap();
+        let meta = SnapshotMeta {
+            last_included: EntryId::new(3, 1),
+            digest: Digest(0),
+            membership: Membership::default(),
+        };
+        let done = worker.handle(vec![
+            ApplyRequest::Entries {
+                entries: vec![entry(1, EntryKind::Command, b"a")],
+                waiters: Vec::new(),
+            },
+            ApplyRequest::Restore(meta, Box::new(source)),
+            ApplyRequest::Entries {
+                entries: vec![entry(4, EntryKind::Command, b"d")],
+                waiters: Vec::new(),
+            },
+            ApplyRequest::Picture(EntryId::new(4, 1)),
+        ]);
+        assert_eq!(done.len(), 4);
+        assert!(
+            matches!(&done[3], ApplyCompletion::Picture(id, Picture(all)) if id.index.0 == 4 && all == b"abcd")
+        );
+        assert_eq!(ask(&mut worker), "abcd");
+    }
+}

@@ -1,5 +1,7 @@
 //! Whole nodes in one process: real threads, files and sockets.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::path::Path;

@@ -75,16 +75,29 @@ async fn start(args: &NodeArgs, color: Color) -> Result<Member, Refusal> {
     for warning in &config.warnings {
         tracing::warn!("{}: {}: {}", warning.place, warning.field, warning.advice);
     }
-    let signals = Signals::listen().map_err(|error| Refusal {
+    let mut signals = Signals::listen().map_err(|error| Refusal {
         exit: Exit::RestartMe,
         text: format!("rusty-raft: cannot listen for signals: {error}"),
     })?;
     crate::limits::raise_open_files();
 
-    let doors = listen(&own).await?;
     let store = Store::new();
     let reader = store.reader();
-    let node = start_node(store, &config, args, &own).await?;
+    let starting = async {
+        let doors = listen(&own).await?;
+        let node = start_node(store, &config, args, &own).await?;
+        Ok::<_, Refusal>((doors, node))
+    };
+    let (doors, node) = tokio::select! {
+        started = starting => started?,
+        // Recovery may take a while, and has promised nothing yet.
+        signal = signals.next() => {
+            return Err(Refusal {
+                exit: Exit::Success,
+                text: format!("rusty-raft: member {} stopped before it had started: {signal}", args.index),
+            });
+        }
+    };
 
     let (stop, stopping) = watch::channel(false);
     let etcd = Etcd::new(node.clone(), reader, config.settings.request_bytes_max, stopping.clone());

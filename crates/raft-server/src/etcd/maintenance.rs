@@ -10,11 +10,23 @@ use raft_kv::proto::etcdserverpb::{
 };
 use tonic::{Request, Response, Status, async_trait};
 
+use super::hash::{self, Hash};
 use super::{ETCD_VERSION, Etcd, errors};
 use crate::proto::etcdserverpb::maintenance_server::Maintenance;
 
 fn not_built(method: &str) -> Status {
     Status::unimplemented(format!("unknown method {method} for service etcdserverpb.Maintenance"))
+}
+
+impl Etcd {
+    /// Hashes the store on a thread that may take its time.
+    async fn hash_up_to(&self, revision: i64) -> Result<Hash, Status> {
+        let reader = self.reader.clone();
+        match tokio::task::spawn_blocking(move || hash::hash(&reader, revision)).await {
+            Ok(found) => found.map_err(errors::of_kv),
+            Err(error) => Err(Status::internal(format!("etcdserver: the hash failed: {error}"))),
+        }
+    }
 }
 
 #[async_trait]
@@ -79,16 +91,27 @@ impl Maintenance for Etcd {
         Ok(Response::new(DefragmentResponse { header: None }))
     }
 
-    async fn hash(&self, _request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
-        Err(not_built("Hash"))
+    /// Over the store and the membership: everything that is replicated.
+    async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+        self.check_metadata(&request)?;
+        let found = self.hash_up_to(0).await?;
+        let membership = self.node.status().membership.encode(&[]);
+        let hash = crc32c::crc32c_append(found.hash, &membership);
+        Ok(Response::new(HashResponse { header: Some(self.header(found.revision)), hash }))
     }
 
     async fn hash_kv(
         &self,
         request: Request<HashKvRequest>,
     ) -> Result<Response<HashKvResponse>, Status> {
-        self.check_voter(&request)?;
-        Err(not_built("HashKV"))
+        self.check_metadata(&request)?;
+        let found = self.hash_up_to(request.get_ref().revision).await?;
+        Ok(Response::new(HashKvResponse {
+            header: Some(self.header(self.reader.revision())),
+            hash: found.hash,
+            compact_revision: found.compact_revision,
+            hash_revision: found.revision,
+        }))
     }
 
     type SnapshotStream = tokio_stream::Empty<Result<SnapshotResponse, Status>>;

@@ -6,6 +6,7 @@
 
 mod cluster;
 mod errors;
+mod hash;
 mod health;
 mod http;
 mod kv;

@@ -174,6 +174,17 @@ fn data_that_another_process_uses_is_refused() {
 }
 
 #[test]
+fn a_data_folder_that_cannot_be_made_is_refused() {
+    let members = Members::configure(1);
+    let config = members.config();
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("data.raft", "config.ron/data.raft")).unwrap();
+    let (code, text) = refused(members.folder.path(), &["node", config.to_str().unwrap(), "0"]);
+    assert_eq!(code, 65, "{text}");
+    assert!(text.contains("node_0_data.raft"), "{text}");
+}
+
+#[test]
 fn help_and_versions_are_everywhere() {
     for arguments in
         [&["--help"][..], &["node", "--help"], &["cluster", "--help"], &["status", "--help"]]

@@ -80,6 +80,11 @@ async fn a_stock_etcdctl_works_through_every_member() {
     assert!(text.contains("required revision has been compacted"), "{text}");
     let old = etcdctl(&all, &["get", "a/1", "--rev=4"]);
     assert!(!old.status.success());
+    let hashes = says(&all, &["endpoint", "hashkv"]);
+    let mut hashes: Vec<&str> = hashes.lines().filter_map(|line| line.split(", ").nth(1)).collect();
+    assert_eq!(hashes.len(), 3);
+    hashes.dedup();
+    assert_eq!(hashes.len(), 1, "members differ: {hashes:?}");
     assert_eq!(says(&all, &["alarm", "list"]), "");
     says(&all, &["defrag"]);
 }

@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::Duration;
 
 use raft_server::proto::health::HealthCheckRequest;
@@ -9,7 +10,7 @@ use raft_server::proto::health::health_check_response::ServingStatus;
 use raft_server::proto::health::health_client::HealthClient;
 use tonic::Code;
 
-use crate::support::{Members, PATIENCE, channel_to, get, put};
+use crate::support::{Members, PATIENCE, Process, channel_to, get, put, until_serving};
 
 /// Sends `bytes` and returns all that comes back until the other side closes.
 fn exchange(address: &str, bytes: &[u8]) -> String {
@@ -111,6 +112,26 @@ async fn nonsense_closes_its_own_connection_and_touches_nothing_else() {
     for index in 0..3 {
         assert!(members.process(index).child.try_wait().unwrap().is_none(), "member {index} died");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_want_of_file_descriptors_is_survived() {
+    let mut members = Members::configure(1);
+    let address = members.addresses[0].clone();
+    let node = members.command(0);
+    // The shell lowers the limit for the member alone.
+    let mut command = Command::new("sh");
+    command.env_remove("RUST_LOG").args(["-c", "ulimit -n 64; exec \"$0\" \"$@\""]);
+    command.arg(node.get_program()).args(node.get_args());
+    let mut member = Process::start(command);
+    member.line_with("serves clients at");
+    until_serving(&address).await;
+    let crowd: Vec<TcpStream> = (0..64).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    member.line_with("cannot accept connections");
+    drop(crowd);
+    put(&address, "k", "v").await.unwrap();
+    members.processes[0] = Some(member);
+    assert_eq!(members.leader().await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -130,7 +130,7 @@ impl Settings {
         }
         for (field, count) in [
             ("command_bytes_max", self.command_bytes_max),
-            ("queue_bytes_max", self.queue_bytes_max.min(usize::MAX)),
+            ("queue_bytes_max", self.queue_bytes_max),
         ] {
             if count == 0 {
                 return refuse(field, String::from("must be at least 1"));

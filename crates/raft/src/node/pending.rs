@@ -403,3 +403,200 @@ impl<S: StateMachine> Reads<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use raft_core::{
+        ApplyContext, Command, DecodeError, Digest, MemorySnapshot, Snapshot, SnapshotError,
+        SnapshotSink, SnapshotSource,
+    };
+    use tokio::sync::oneshot::{self, Receiver};
+
+    use super::*;
+
+    /// A state machine for the types alone.
+    struct Nothing;
+
+    impl Command for Nothing {
+        fn encode(&self, _: &mut bytes::BytesMut) {}
+
+        fn decode(_: Bytes) -> Result<Self, DecodeError> {
+            Ok(Self)
+        }
+    }
+
+    impl Snapshot for Nothing {
+        fn write(self, sink: &mut dyn SnapshotSink) -> Result<(), SnapshotError> {
+            MemorySnapshot::default().put(&[]).and_then(|id| sink.reuse(id)).map(|_| ())
+        }
+    }
+
+    impl StateMachine for Nothing {
+        type Command = Self;
+        type Response = ();
+        type Query = u8;
+        type Answer = ();
+        type Snapshot = Self;
+
+        fn apply(&mut self, _: ApplyContext, _: Self) {}
+
+        fn query(&self, _: u8) {}
+
+        fn snapshot(&self) -> Self {
+            Self
+        }
+
+        fn restore(&mut self, _: &dyn SnapshotSource) -> Result<(), SnapshotError> {
+            Ok(())
+        }
+
+        fn digest(&self) -> Digest {
+            Digest(0)
+        }
+    }
+
+    type Answer = Receiver<Result<(), ProposeError>>;
+
+    fn hold(proposals: &mut Proposals<Nothing>, request: u64, bytes: usize, end: u64) -> Answer {
+        let (waiter, answer) = oneshot::channel();
+        let payload = Bytes::from(vec![0; bytes]);
+        proposals.hold(request, payload, None, waiter, Time::from_micros(end));
+        answer
+    }
+
+    fn n(number: u64) -> NodeId {
+        NodeId::new(number, 0)
+    }
+
+    #[test]
+    fn what_a_leader_refused_leaves_again_in_its_old_order() {
+        let mut proposals = Proposals::default();
+        let _answers: Vec<_> =
+            (1..=3).map(|request| hold(&mut proposals, request, 8, 100)).collect();
+        assert_eq!(proposals.leave(Term(1), Some(n(2))).0, [1, 2, 3]);
+        proposals.refused(Some(n(2)), Term(1), &[1, 2, 3], Refusal::NotLeader);
+        assert_eq!(proposals.leave(Term(2), Some(n(3))).0, [1, 2, 3]);
+        // Neither a repeated refusal of the first attempt nor one by somebody else sets them free again.
+        proposals.refused(Some(n(2)), Term(1), &[1, 2, 3], Refusal::NotLeader);
+        proposals.refused(Some(n(2)), Term(2), &[1, 2, 3], Refusal::NotLeader);
+        assert!(proposals.leave(Term(3), None).0.is_empty());
+    }
+
+    #[test]
+    fn b19_only_what_was_not_seen_below_a_later_term_is_certainly_lost() {
+        let mut proposals = Proposals::default();
+        let mut answers: Vec<_> =
+            (1..=3).map(|request| hold(&mut proposals, request, 8, 100)).collect();
+        proposals.leave(Term(1), None);
+        assert!(proposals.committed(1).is_some());
+        proposals.superseded(Term(1));
+        assert!(answers[1].try_recv().is_err(), "an entry of its own term says nothing");
+        proposals.superseded(Term(2));
+        assert_eq!(answers[1].try_recv(), Ok(Err(ProposeError::Superseded)));
+        assert_eq!(answers[2].try_recv(), Ok(Err(ProposeError::Superseded)));
+    }
+
+    #[test]
+    fn b45_what_a_snapshot_may_hold_is_unknown_and_what_left_later_is_not_touched() {
+        let mut proposals = Proposals::default();
+        let mut old = hold(&mut proposals, 1, 8, 100);
+        proposals.leave(Term(1), None);
+        let mut new = hold(&mut proposals, 2, 8, 100);
+        proposals.leave(Term(3), Some(n(2)));
+        let mut held = hold(&mut proposals, 3, 8, 100);
+        proposals.skipped(Term(2));
+        assert_eq!(old.try_recv(), Ok(Err(ProposeError::Unknown)));
+        assert!(new.try_recv().is_err() && held.try_recv().is_err());
+    }
+
+    #[test]
+    fn time_ends_what_is_held_without_effect_and_what_left_with_unknown_fate() {
+        let mut proposals = Proposals::default();
+        let mut left = hold(&mut proposals, 1, 8, 10);
+        proposals.leave(Term(1), None);
+        let mut held = hold(&mut proposals, 2, 8, 20);
+        assert_eq!(proposals.deadline(), Some(Time::from_micros(10)));
+        proposals.expire(Time::from_micros(10));
+        assert_eq!(left.try_recv(), Ok(Err(ProposeError::TimedOut)));
+        assert!(held.try_recv().is_err());
+        proposals.expire(Time::from_micros(25));
+        assert_eq!(held.try_recv(), Ok(Err(ProposeError::NoLeader)));
+        assert_eq!(proposals.deadline(), None);
+        assert!(proposals.leave(Term(2), None).0.is_empty());
+    }
+
+    #[test]
+    fn b59_no_more_bytes_than_the_limit_are_on_their_way_and_the_count_returns_to_zero() {
+        let mut proposals = Proposals::default();
+        let half = FORWARDED_BYTES_MAX / 2;
+        let _answers: Vec<_> =
+            (1..=3).map(|request| hold(&mut proposals, request, half, 100)).collect();
+        assert_eq!(proposals.leave(Term(1), Some(n(2))).0, [1, 2]);
+        assert!(proposals.leave(Term(1), Some(n(2))).0.is_empty());
+        proposals.committed(1);
+        assert_eq!(proposals.leave(Term(1), Some(n(2))).0, [3]);
+        proposals.refused(Some(n(2)), Term(1), &[2], Refusal::Overloaded);
+        proposals.superseded(Term(2));
+        assert_eq!(proposals.forwarded_bytes, 0);
+        assert!(proposals.waiting.is_empty() && proposals.left.is_empty());
+    }
+
+    #[test]
+    fn a_stop_tells_what_is_certain() {
+        let mut proposals = Proposals::default();
+        let mut left = hold(&mut proposals, 1, 8, 10);
+        proposals.leave(Term(1), None);
+        let mut held = hold(&mut proposals, 2, 8, 20);
+        proposals.stop(true);
+        let stopped =
+            |definitely_not_applied| Err(ProposeError::Stopped { definitely_not_applied });
+        assert_eq!(held.try_recv(), Ok(stopped(true)));
+        proposals.stop(false);
+        assert_eq!(left.try_recv(), Ok(stopped(false)));
+    }
+
+    #[test]
+    fn reads_that_gather_share_a_round_and_a_failed_round_is_repeated() {
+        let mut reads = Reads::<Nothing>::default();
+        let (waiter, mut index) = oneshot::channel();
+        reads.gather(Read::Index(waiter), Time::from_micros(100));
+        let (waiter, mut query) = oneshot::channel();
+        reads.gather(Read::Query(7, waiter), Time::from_micros(100));
+        let first = reads.begin_round(Time::ZERO);
+        assert!(!reads.any_gathering());
+        reads.finished(first, None);
+        assert!(reads.any_gathering());
+        let second = reads.begin_round(Time::ZERO);
+        // A late answer to the round that failed confirms nothing.
+        reads.finished(first, Some(Index(1)));
+        assert!(reads.serve(Index(9), Index(9)).is_empty());
+        reads.finished(second, Some(Index(5)));
+        // The query may stand in the queue behind the entries; the index is told once they are applied.
+        assert_eq!(reads.serve(Index(3), Index(4)).len(), 0);
+        assert_eq!(reads.serve(Index(4), Index(5)).len(), 1);
+        assert!(index.try_recv().is_err());
+        assert_eq!(reads.serve(Index(5), Index(5)).len(), 0);
+        assert_eq!(index.try_recv(), Ok(Ok(Index(5))));
+        assert!(query.try_recv().is_err());
+    }
+
+    #[test]
+    fn b61_a_read_that_nobody_confirms_ends_in_time() {
+        let mut reads = Reads::<Nothing>::default();
+        let mut answers = Vec::new();
+        for end in [10, 20] {
+            let (waiter, answer) = oneshot::channel();
+            reads.gather(Read::Index(waiter), Time::from_micros(end));
+            answers.push(answer);
+        }
+        assert_eq!(reads.deadline(), Some(Time::from_micros(10)));
+        reads.expire(Time::from_micros(10));
+        assert_eq!(answers[0].try_recv(), Ok(Err(ReadError::NoLeader)));
+        reads.begin_round(Time::ZERO);
+        reads.give_up(Time::ZERO);
+        assert!(reads.any_gathering());
+        reads.begin_round(Time::from_micros(15));
+        reads.expire(Time::from_micros(20));
+        assert_eq!(answers[1].try_recv(), Ok(Err(ReadError::TimedOut)));
+    }
+}

@@ -51,12 +51,8 @@ impl Clock for BootClock {
     }
 }
 
-/// What the raft thread hears from the others.
-enum Heard<S: StateMachine> {
-    Input(Input<S>),
-    /// This thread died of a bug.
-    Panicked(&'static str),
-}
+/// What the raft thread hears from the others: an input, or that the thread of this name died of a bug.
+type Heard<S> = Result<Input<S>, &'static str>;
 
 /// Reports its thread's death, when it dies of a panic.
 struct Watchdog<S: StateMachine> {
@@ -66,7 +62,7 @@ struct Watchdog<S: StateMachine> {
 
 impl<S: StateMachine> Drop for Watchdog<S> {
     fn drop(&mut self) {
-        if std::thread::panicking() && self.heard.send(Heard::Panicked(self.name)).is_err() {
+        if std::thread::panicking() && self.heard.send(Err(self.name)).is_err() {
             error!("{} died of a bug while the node was stopping", self.name);
         }
     }
@@ -295,7 +291,7 @@ fn deliver_log<S: StateMachine>(
 ) {
     let epoch = worker.log().epoch();
     for completion in completions {
-        if dog.heard.send(Heard::Input(Input::Log(epoch, completion))).is_err() {
+        if dog.heard.send(Ok(Input::Log(epoch, completion))).is_err() {
             debug!("the node stopped before a write was reported");
         }
     }
@@ -309,7 +305,7 @@ fn apply_thread<S: StateMachine>(
     let mut batch = Vec::new();
     while gather(&mut requests, &mut batch) {
         for completion in worker.handle(std::mem::take(&mut batch)) {
-            if dog.heard.send(Heard::Input(Input::Apply(completion))).is_err() {
+            if dog.heard.send(Ok(Input::Apply(completion))).is_err() {
                 debug!("the node stopped before applied entries were reported");
             }
         }
@@ -323,7 +319,7 @@ fn snapshot_thread<S: StateMachine>(
 ) {
     while let Some(job) = jobs.blocking_recv() {
         for done in run_snapshot_job(&mut worker, job) {
-            if dog.heard.send(Heard::Input(Input::Snapshot(done))).is_err() {
+            if dog.heard.send(Ok(Input::Snapshot(done))).is_err() {
                 debug!("the node stopped before a snapshot was reported");
             }
         }
@@ -350,8 +346,8 @@ struct Batch<S: StateMachine> {
 impl<S: StateMachine> Batch<S> {
     fn heard(&mut self, heard: Heard<S>) {
         match heard {
-            Heard::Input(input) => self.inputs.push(input),
-            Heard::Panicked(name) => self.panicked = Some(name),
+            Ok(input) => self.inputs.push(input),
+            Err(name) => self.panicked = Some(name),
         }
     }
 

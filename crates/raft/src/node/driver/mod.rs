@@ -37,12 +37,10 @@ use crate::transport::{PeerAddress, Refused, RefusedReason};
 mod peers;
 mod ready;
 mod requests;
+mod snapshots;
 #[cfg(test)]
 mod tests;
 mod view;
-
-/// Addresses of unknown nodes that have connected and are dialled in return.
-const CALLERS_MAX: usize = 64;
 
 /// Something that happened.
 pub enum Input<S: StateMachine> {
@@ -55,7 +53,8 @@ pub enum Input<S: StateMachine> {
         /// What.
         message: PeerMessage,
     },
-    /// What is sent to this peer on `stream` travels from now on.
+    /// What is sent to this peer on `stream` travels from now on. Reported for each stream: without the one for
+    /// [`Stream::Bulk`] no snapshot message leaves.
     Connected {
         /// What it said of itself.
         hello: Hello,
@@ -237,6 +236,8 @@ pub struct Driver<S: StateMachine> {
     connected: BTreeMap<NodeId, String>,
     /// Addresses of unknown nodes that have dialled this one: empty ones that want an answer.
     callers: BTreeSet<String>,
+    /// Counts the changes of `callers`.
+    callers_changed: u64,
     phase: Phase,
     /// While the node is empty.
     formation: Option<Formation>,
@@ -259,6 +260,12 @@ pub struct Driver<S: StateMachine> {
     checkpoints: Checkpoints,
     /// A picture that waits until the log is durable up to it.
     picture: Option<(EntryId, S::Snapshot)>,
+    /// Peers to which what is sent on the bulk stream travels.
+    bulk: BTreeSet<NodeId>,
+    /// Snapshot messages to the others.
+    bulk_waiting: BTreeMap<NodeId, Vec<crate::message::SnapshotMessage>>,
+    /// Followers that are being sent a snapshot, and when something last moved.
+    sending: BTreeMap<NodeId, Time>,
     /// Compactions on their way to the disk, by the number of the write.
     compactions: VecDeque<(u64, EntryId)>,
     /// The disk has no space for further segments.
@@ -331,6 +338,7 @@ impl<S: StateMachine> Driver<S> {
             peer_epochs: BTreeMap::new(),
             connected: BTreeMap::new(),
             callers: BTreeSet::new(),
+            callers_changed: 0,
             phase: Phase::Forming,
             formation: None,
             founding: None,
@@ -343,6 +351,9 @@ impl<S: StateMachine> Driver<S> {
             deferred: VecDeque::new(),
             checkpoints: Checkpoints::new(limits),
             picture: None,
+            bulk: BTreeSet::new(),
+            bulk_waiting: BTreeMap::new(),
+            sending: BTreeMap::new(),
             compactions: VecDeque::new(),
             log_full: false,
             proposals: Proposals::default(),
@@ -454,15 +465,18 @@ impl<S: StateMachine> Driver<S> {
                 self.note_epoch(from, epoch);
                 self.on_message(now, from, message, network);
             }
-            Input::Connected { hello, address, stream } => {
-                self.on_connected(now, &hello, address, stream)
+            Input::Connected { hello, stream: Stream::Bulk, .. } => {
+                self.bulk_connected(hello.node, network);
+            }
+            Input::Connected { hello, address, stream: Stream::Control } => {
+                self.on_connected(now, &hello, address);
             }
             Input::Accepted(hello) => {
                 self.note_epoch(hello.node, hello.epoch);
                 // Of two nodes of which one is empty each must be able to answer the other.
                 let strangers = hello.cluster.is_none() || self.formation.is_some();
-                if strangers && self.callers.len() < CALLERS_MAX {
-                    self.callers.insert(hello.address);
+                if strangers {
+                    self.add_caller(hello.address);
                 }
             }
             Input::Disconnected { node, stream, hint } => {
@@ -488,6 +502,7 @@ impl<S: StateMachine> Driver<S> {
         self.reads.expire(now);
         self.reads.give_up(self.round_limit(now));
         self.admins.expire(now);
+        self.break_stalled_transfers(now);
         if self.forward_after.is_some_and(|at| at <= now) {
             self.forward_after = None;
         }
@@ -499,11 +514,8 @@ impl<S: StateMachine> Driver<S> {
         Time::from_micros(now.as_micros().saturating_sub(timeout))
     }
 
-    fn on_connected(&mut self, now: Time, hello: &Hello, address: String, stream: Stream) {
+    fn on_connected(&mut self, now: Time, hello: &Hello, address: String) {
         self.note_epoch(hello.node, hello.epoch);
-        if stream == Stream::Bulk {
-            return;
-        }
         debug!(peer = %hello.node, address, "connected");
         if let Some(formation) = &mut self.formation {
             formation.connected(now, hello.node, &address);
@@ -517,8 +529,7 @@ impl<S: StateMachine> Driver<S> {
 
     fn on_disconnected(&mut self, now: Time, node: NodeId, stream: Stream, hint: bool) {
         if stream == Stream::Bulk {
-            self.out.snapshot.push(SnapshotJob::Work(SnapshotRequest::Disconnected(node)));
-            return;
+            return self.bulk_disconnected(node);
         }
         debug!(peer = %node, hint, "disconnected");
         if let Some(formation) = &mut self.formation {
@@ -528,7 +539,7 @@ impl<S: StateMachine> Driver<S> {
             raft.peer_disconnected(now, node, hint);
         }
         if let Some(address) = self.connected.remove(&node) {
-            self.callers.remove(&address);
+            self.remove_caller(&address);
         }
         self.admins.forget_empty(node);
         self.view.connections_changed();
@@ -762,6 +773,7 @@ impl<S: StateMachine> Driver<S> {
             self.reads.deadline(),
             self.admins.deadline(),
             self.stopping.as_ref().map(|stopping| stopping.until),
+            self.transfer_deadline(),
             round,
             self.forward_after.filter(|_| held),
         ]

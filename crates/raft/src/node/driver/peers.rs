@@ -5,11 +5,10 @@ use raft_core::{
 };
 use tracing::{debug, info, warn};
 
-use super::{Driver, SnapshotJob, send_formation};
+use super::{Driver, send_formation};
 use crate::error::{AdminError, NodeError};
 use crate::io::{Network, Stream};
 use crate::log::LogRequest;
-use crate::log::snapshot::SnapshotRequest;
 use crate::message::{
     Admin, Forward, ForwardAdmin, ForwardAdminReply, ForwardRefused, PeerMessage, Refusal,
 };
@@ -25,6 +24,15 @@ const NOT_LEADER: &str = "not leader";
 const FORWARDS_MAX: usize = 1 << 16;
 /// A removed node is told so no more often than this.
 const REMOVED_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// A change that was not appended: the leader's word, unless it is none.
+pub(super) fn membership_refused(error: raft_core::MembershipError) -> AdminError {
+    if error == raft_core::MembershipError::NotLeader {
+        AdminError::NoLeader
+    } else {
+        AdminError::Refused(error)
+    }
+}
 
 impl<S: StateMachine> Driver<S> {
     /// Remembers the highest epoch of a peer, for when its disk forgets.
@@ -56,12 +64,7 @@ impl<S: StateMachine> Driver<S> {
                 Some(message) => self.on_formation(now, from, message, network),
                 None => warn!(peer = %from, "a formation message does not decode; it is ignored"),
             },
-            PeerMessage::Snapshot(message) => {
-                if self.raft.is_some() {
-                    let request = SnapshotRequest::Message(from, message);
-                    self.out.snapshot.push(SnapshotJob::Work(request));
-                }
-            }
+            PeerMessage::Snapshot(message) => self.on_snapshot_message(now, from, message),
             PeerMessage::Goodbye => debug!(peer = %from, "says goodbye"),
         }
     }
@@ -85,11 +88,6 @@ impl<S: StateMachine> Driver<S> {
         network: &mut impl Network,
     ) {
         if let Some(formation) = &mut self.formation {
-            if let FormationMessage::Empty { info, .. } = &message
-                && let Some(info) = MemberInfo::decode(info)
-            {
-                self.callers.insert(info.peer_address);
-            }
             formation.step(now, from, message);
             self.work_off_formation(network);
             return;
@@ -298,11 +296,7 @@ impl<S: StateMachine> Driver<S> {
                 let change = self.admins.begin_change(origin);
                 if let Err(error) = raft.change_membership(now, change, steps, header.to_bytes()) {
                     self.admins.end_change(change);
-                    let error = match error {
-                        raft_core::MembershipError::NotLeader => AdminError::NoLeader,
-                        error => AdminError::Refused(error),
-                    };
-                    self.tell_admin(origin, Err(error), network);
+                    self.tell_admin(origin, Err(membership_refused(error)), network);
                 }
             }
             Admin::Transfer(target) => match raft.transfer_leadership(now, target) {
@@ -340,9 +334,12 @@ impl<S: StateMachine> Driver<S> {
                 outcome => self.admins.finish(request, outcome),
             },
             Origin::Remote(node, request) => {
-                let outcome = outcome.map_err(|error| match error {
-                    AdminError::NoLeader => String::from(NOT_LEADER),
-                    error => error.to_string(),
+                let outcome = outcome.map_err(|error| {
+                    if error == AdminError::NoLeader {
+                        String::from(NOT_LEADER)
+                    } else {
+                        error.to_string()
+                    }
                 });
                 let reply = ForwardAdminReply { request, outcome };
                 network.send(node, Stream::Control, PeerMessage::ForwardAdminReply(reply));

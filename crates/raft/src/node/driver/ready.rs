@@ -1,17 +1,16 @@
-//! What the protocol wants, and what the apply and snapshot threads answer.
+//! What the protocol wants, and what the apply thread answers.
 
 use raft_core::{
-    Entry, EntryId, EntryKind, Envelope, Event, InstallSnapshot, Membership, Message, NodeId,
-    Persist, Ready, SnapshotMeta, StateMachine, Time,
+    Entry, EntryId, EntryKind, Envelope, Event, Membership, NodeId, Persist, Ready, SnapshotMeta,
+    StateMachine, Time,
 };
 use tracing::{debug, error, info, trace, warn};
 
-use super::{Deferred, Driver, SnapshotDone, SnapshotJob};
+use super::{Deferred, Driver, SnapshotJob};
 use crate::apply::{ApplyCompletion, ApplyRequest};
 use crate::error::{AdminError, NodeError};
 use crate::io::{Network, Stream};
 use crate::log::LogRequest;
-use crate::log::snapshot::{SnapshotEffect, SnapshotRequest};
 use crate::message::PeerMessage;
 use crate::node::entry_header::EntryHeader;
 use crate::node::formation_message::Founding;
@@ -58,8 +57,7 @@ impl<S: StateMachine> Driver<S> {
         }
         self.out.log.extend(fetches.into_iter().map(LogRequest::Fetch));
         for send in snapshots {
-            info!(to = %send.to, "sends a snapshot");
-            self.out.snapshot.push(SnapshotJob::Work(SnapshotRequest::Send(send)));
+            self.send_snapshot(now, send);
         }
     }
 
@@ -181,11 +179,7 @@ impl<S: StateMachine> Driver<S> {
             }
             Event::MembershipDropped { request, reason } => {
                 if let Some(origin) = self.admins.end_change(request) {
-                    let error = match reason {
-                        raft_core::MembershipError::NotLeader => AdminError::NoLeader,
-                        reason => AdminError::Refused(reason),
-                    };
-                    self.tell_admin(origin, Err(error), network);
+                    self.tell_admin(origin, Err(super::peers::membership_refused(reason)), network);
                 }
             }
             Event::TransferEnded { target, aborted } => {
@@ -213,7 +207,12 @@ impl<S: StateMachine> Driver<S> {
                 error!(peer = %from, ?what, "a peer says what cannot be; one of the two is damaged");
             }
             Event::UnknownPeer { from, removed: true } => self.tell_removed(now, from, network),
-            event => debug!(?event, "event"),
+            event @ (Event::BecamePreCandidate { .. }
+            | Event::BecameCandidate { .. }
+            | Event::MembershipCommitted { .. }
+            | Event::Truncated { .. }
+            | Event::UnknownPeer { .. }
+            | _) => debug!(?event, "event"),
         }
     }
 
@@ -244,106 +243,6 @@ impl<S: StateMachine> Driver<S> {
         self.applied = self.applied.max(index);
         if let Some(raft) = &mut self.raft {
             raft.applied(now, index);
-        }
-    }
-
-    /// Hands a picture to the snapshot thread once the log is durable up to it.
-    pub(super) fn write_checkpoint(&mut self) {
-        let (Some(raft), Some((id, picture))) = (&self.raft, self.picture.take()) else { return };
-        if raft.durable_index() < id.index {
-            self.picture = Some((id, picture));
-            return;
-        }
-        match raft.snapshot_meta(id.index) {
-            Some(meta) if meta.last_included == id => {
-                debug!(at = %id, "writes a checkpoint");
-                self.out.snapshot.push(SnapshotJob::Work(SnapshotRequest::Write(meta, picture)));
-            }
-            // The log begins after it already.
-            Some(_) | None => self.checkpoints.busy = false,
-        }
-    }
-
-    pub(super) fn on_snapshot(
-        &mut self,
-        now: Time,
-        done: SnapshotDone,
-        network: &mut impl Network,
-    ) {
-        match done {
-            SnapshotDone::Effect(effect) => self.on_snapshot_effect(now, effect, network),
-            SnapshotDone::Opened(meta, source) => self.on_opened(&meta, source),
-        }
-    }
-
-    fn on_opened(
-        &mut self,
-        meta: &SnapshotMeta,
-        source: Option<Box<dyn raft_core::SnapshotSource + Send>>,
-    ) {
-        if !matches!(self.deferred.front(), Some(Deferred::Restore(front)) if front == meta) {
-            return;
-        }
-        let Some(source) = source else {
-            let text = format!("snapshot {} is not there", meta.last_included);
-            let error = raft_core::SnapshotError::Undecodable(text);
-            return self.end(Err(NodeError::Snapshot(error)));
-        };
-        self.deferred.pop_front();
-        self.out.apply.push(ApplyRequest::Restore(meta.clone(), source));
-        while let Some(deferred) = self.deferred.pop_front() {
-            match deferred {
-                Deferred::Request(request) => self.out.apply.push(request),
-                Deferred::Restore(meta) => {
-                    self.out.snapshot.push(SnapshotJob::Open(meta.clone()));
-                    self.deferred.push_front(Deferred::Restore(meta));
-                    return;
-                }
-            }
-        }
-    }
-
-    fn on_snapshot_effect(
-        &mut self,
-        now: Time,
-        effect: SnapshotEffect,
-        network: &mut impl Network,
-    ) {
-        let Some(raft) = &mut self.raft else { return };
-        match effect {
-            SnapshotEffect::Send(to, message) => {
-                network.send(to, Stream::Bulk, PeerMessage::Snapshot(message));
-            }
-            SnapshotEffect::Written(meta) => {
-                let at = meta.last_included;
-                info!(%at, "checkpoint written");
-                self.checkpoints.busy = false;
-                // A snapshot from the leader may have taken its place meanwhile.
-                if raft.term_at(at.index) == Some(at.term) {
-                    let compact_to = self.checkpoints.compact_to(at.index);
-                    raft.snapshot_taken(now, meta, compact_to);
-                }
-            }
-            SnapshotEffect::WriteFailed(meta, error) => {
-                warn!(at = %meta.last_included, %error, "no checkpoint; the older one stays");
-                self.checkpoints.busy = false;
-            }
-            SnapshotEffect::Received { from, term, snapshot } => {
-                info!(%from, at = %snapshot.last_included, "a snapshot has arrived");
-                let message = Message::InstallSnapshot(InstallSnapshot { term, snapshot });
-                let arrived = Envelope { from, to: self.node, message };
-                if self.gate.is_some() {
-                    // A silent protocol would drop it, and the leader wait for the answer (B47).
-                    self.arrived = Some(arrived);
-                } else {
-                    raft.step(now, arrived);
-                }
-            }
-            SnapshotEffect::Sent(to, at) => info!(%to, %at, "snapshot sent"),
-            SnapshotEffect::SendFailed(to, reason) => {
-                info!(%to, reason, "a snapshot transfer broke");
-                raft.snapshot_failed(now, to);
-            }
         }
     }
 

@@ -363,11 +363,10 @@ impl World {
                 }
                 let up = self.nodes.get_mut(from).unwrap().up.as_mut().unwrap();
                 up.connected.insert(to.clone());
-                up.inbox.push_back(Input::Connected {
-                    hello: called,
-                    address: to.clone(),
-                    stream: Stream::Control,
-                });
+                for stream in [Stream::Control, Stream::Bulk] {
+                    let (hello, address) = (called.clone(), to.clone());
+                    up.inbox.push_back(Input::Connected { hello, address, stream });
+                }
                 let up = self.nodes.get_mut(to).unwrap().up.as_mut().unwrap();
                 up.inbox.push_back(Input::Accepted(caller));
             }

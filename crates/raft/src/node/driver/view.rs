@@ -12,6 +12,9 @@ use crate::node::member_info::MemberInfo;
 use crate::node::status::{MemberStatus, RoleName, Status};
 use crate::transport::PeerAddress;
 
+/// Addresses of unknown nodes that have connected and are dialled in return.
+const CALLERS_MAX: usize = 64;
+
 /// What was shown last, so that an unchanged part costs nothing.
 #[derive(Debug, Default)]
 pub(super) struct View {
@@ -19,6 +22,8 @@ pub(super) struct View {
     infos: BTreeMap<NodeId, Arc<MemberInfo>>,
     /// The list of members is as it was shown last.
     members_shown: bool,
+    /// What the list of addresses to dial was made of last, as far as counting tells.
+    dial_made_of: Option<(u64, usize, bool)>,
 }
 
 impl View {
@@ -39,6 +44,7 @@ impl View {
             .collect();
         self.membership = Some(Arc::clone(membership));
         self.members_shown = false;
+        self.dial_made_of = None;
         true
     }
 }
@@ -92,10 +98,27 @@ impl<S: StateMachine> Driver<S> {
             self.status = Arc::new(status);
             self.out.status = Some(Arc::clone(&self.status));
         }
-        let dial = self.dial_list();
-        if dial != self.dialled {
-            self.dialled.clone_from(&dial);
-            self.out.dial = Some(dial);
+        let made_of = Some((self.callers_changed, self.admins.unseen().count(), self.ended));
+        if made_of != self.view.dial_made_of {
+            self.view.dial_made_of = made_of;
+            let dial = self.dial_list();
+            if dial != self.dialled {
+                self.dialled.clone_from(&dial);
+                self.out.dial = Some(dial);
+            }
+        }
+    }
+
+    /// An unknown node wants to talk: it is dialled in return.
+    pub(super) fn add_caller(&mut self, address: String) {
+        if self.callers.len() < CALLERS_MAX && self.callers.insert(address) {
+            self.callers_changed += 1;
+        }
+    }
+
+    pub(super) fn remove_caller(&mut self, address: &str) {
+        if self.callers.remove(address) {
+            self.callers_changed += 1;
         }
     }
 
