@@ -73,8 +73,7 @@ impl Oracle {
         self.checker.observe_one(raft);
         let promised = self.promised.entry(raft.node()).or_default();
         if let Some((index, digest)) = promised.log {
-            let kept =
-                index < raft.log_start().index || raft.digest_at(index) == Some(digest);
+            let kept = index < raft.log_start().index || raft.digest_at(index) == Some(digest);
             if !kept {
                 promised.log = None;
             }
@@ -253,7 +252,10 @@ impl Oracle {
             panic!("I18: {id:?} is answered with {answer:?} and was never committed");
         };
         assert!(answer == expected, "{id:?} at {index} is answered {answer:?}, not {expected:?}");
-        assert!(*index > floor, "{id:?} takes effect at {index}, before {floor}, which came earlier");
+        assert!(
+            *index > floor,
+            "{id:?} takes effect at {index}, before {floor}, which came earlier"
+        );
         self.answered = self.answered.max(*index);
         self.acked += 1;
     }
@@ -275,7 +277,10 @@ impl Oracle {
             *revision >= at_least,
             "I13: a read sees revision {revision}, but {at_least} was answered before it was asked"
         );
-        assert!(*revision <= self.model.revision(), "a read sees revision {revision} of the future");
+        assert!(
+            *revision <= self.model.revision(),
+            "a read sees revision {revision} of the future"
+        );
         let expected = self.model.at(key, *revision);
         assert!(
             found.as_ref() == expected,

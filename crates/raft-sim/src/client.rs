@@ -92,10 +92,9 @@ pub(crate) fn read_answer(response: &RangeResponse) -> Answer {
 pub(crate) fn answer(response: &Response) -> Answer {
     match response {
         Response::Put(put) => Answer::Put { revision: revision(put.header.as_ref()) },
-        Response::DeleteRange(delete) => Answer::Delete {
-            revision: revision(delete.header.as_ref()),
-            deleted: delete.deleted,
-        },
+        Response::DeleteRange(delete) => {
+            Answer::Delete { revision: revision(delete.header.as_ref()), deleted: delete.deleted }
+        }
         Response::Txn(txn) => {
             let read = txn.responses.iter().find_map(|response| match &response.response {
                 Some(Outcome::ResponseRange(range)) => found(range),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::disk::Crash;
+use crate::profile::pick;
 use crate::world::{Happening, World};
 
 /// How often faults are drawn.
@@ -42,7 +43,9 @@ impl World {
         {
             // Never more than one at a time: a disk that fails forgets what it was given.
             if self.failing.is_empty() {
-                self.machines[machine].disk.fail_sync("/data", self.disks.below(5));
+                // Of directories a sync does not fail: a file system whose journal fails stops altogether.
+                let file = ["promises", ".log"][pick(&mut self.disks, 2)];
+                self.machines[machine].disk.fail_sync(file, self.disks.below(5));
                 self.failing.insert(machine, self.machines[machine].life);
             }
         }

@@ -85,10 +85,9 @@ impl Model {
                 }
                 Answer::Delete { revision: self.revision, deleted: i64::from(deleted) }
             }
-            Op::Read { key } => Answer::Read {
-                revision: self.revision,
-                found: self.keys.get(key).cloned(),
-            },
+            Op::Read { key } => {
+                Answer::Read { revision: self.revision, found: self.keys.get(key).cloned() }
+            }
         }
     }
 

@@ -161,8 +161,8 @@ impl World {
             return;
         }
         let (from, to) = (connection.from, connection.to);
-        let alive = self.machines[to].life == connection.lives.1
-            && self.machines[to].process.is_some();
+        let alive =
+            self.machines[to].life == connection.lives.1 && self.machines[to].process.is_some();
         if !alive || self.wires.is_blocked(from, to) {
             self.cut(id);
             return;

@@ -13,9 +13,7 @@ use raft::message::{Hello, PeerMessage};
 use raft::node::Settings;
 use raft::node::driver::{Driver, Input, SnapshotJob, Start};
 use raft::node::first_request;
-use raft_core::{
-    ClusterId, EntryId, Incarnation, MemberId, NodeId, Rng, StateMachine as _, Time,
-};
+use raft_core::{ClusterId, EntryId, Incarnation, MemberId, NodeId, Rng, StateMachine as _, Time};
 use raft_kv::Store;
 
 use crate::disk::SimDisk;
@@ -127,10 +125,7 @@ impl Machine {
     }
 
     pub(crate) fn log_options(profile: &Profile) -> LogOptions {
-        LogOptions {
-            segment_bytes: profile.segment_bytes,
-            batch_alignment: if profile.torn_pages { 4096 } else { 512 },
-        }
+        LogOptions { segment_bytes: profile.segment_bytes, ..LogOptions::default() }
     }
 
     /// Starts a process on what the disk holds, as the shell does.
@@ -143,8 +138,8 @@ impl Machine {
         let dir = Path::new(DIR);
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let options = Self::log_options(profile);
-        let Opened { log, state } = Log::open(self.disk.clone(), dir, options, self.fresh)
-            .map_err(|error| text(&error))?;
+        let Opened { log, state } =
+            Log::open(self.disk.clone(), dir, options, self.fresh).map_err(|error| text(&error))?;
         let store = SnapshotStore::open(self.disk.clone(), dir).map_err(|error| text(&error))?;
         let machine = Store::with_segment_bytes(profile.store_segment_bytes);
         let mut cluster = None;

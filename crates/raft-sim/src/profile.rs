@@ -54,8 +54,6 @@ pub struct Profile {
     pub pause: u64,
     /// A sync fails.
     pub sync_failure: u64,
-    /// A disk's next write tears pages.
-    pub torn_pages: bool,
     /// Bytes of a log segment.
     pub segment_bytes: u64,
     /// Entries between two checkpoints.
@@ -97,7 +95,6 @@ impl Profile {
             partition,
             pause,
             sync_failure,
-            torn_pages: rng.chance(1, 4),
             segment_bytes: [16 << 10, 64 << 10, 256 << 10][pick(rng, 3)],
             checkpoint_entries: [10, 50, 100_000][pick(rng, 3)],
             trailing_entries: [0, 5, 100][pick(rng, 3)],

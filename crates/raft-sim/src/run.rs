@@ -85,12 +85,15 @@ fn run_to_the_end(seed: u64, options: &Options) -> Report {
     for machine in 0..world.machines.len() {
         let acked = world.oracle.acked;
         for _ in 0..20 {
-            world.await_that(patience, "no leader", |world| world.leader().is_some());
+            world.await_that(patience, "no leader", |world| {
+                world.leader().is_some() && world.machines[machine].process.is_some()
+            });
             world.write_through(machine);
             world.await_that(patience, "no answer", World::clients_idle);
             if world.oracle.acked > acked {
                 break;
             }
+            world.run_until(world.now + 50_000);
         }
         assert!(world.oracle.acked > acked, "no write goes through\n{}", world.picture());
     }

@@ -91,7 +91,6 @@ impl World {
         let mut nodes = BTreeMap::new();
         for number in 1..=profile.members {
             let machine = Machine::new(number, &profile, &mut rng.split(100 + number));
-            machine.disk.set_power_safe_overwrite(!profile.torn_pages);
             nodes.insert(machine.node(), machines.len());
             machines.push(machine);
         }
@@ -240,7 +239,16 @@ impl World {
             return;
         }
         if let Err(error) = outcome {
-            panic!("n{} cannot start on its own data: {error}", machine + 1);
+            // A sync that fails during recovery is reason enough not to start.
+            assert!(
+                self.failing.contains_key(&machine),
+                "n{} cannot start on its own data: {error}",
+                machine + 1
+            );
+            self.failing.remove(&machine);
+            let down = self.faults.below(300_000);
+            self.crash(machine, Crash::Process, down);
+            return;
         }
         if let Some(raft) = self.machines[machine].process.as_ref().and_then(|p| p.driver.raft()) {
             self.oracle.started(raft);
@@ -255,7 +263,6 @@ impl World {
         self.crashes += 1;
         self.clients_lost(machine);
         self.fuses.remove(&machine);
-        self.failing.remove(&machine);
         let node = self.machines[machine].node();
         self.machines[machine].process = None;
         self.machines[machine].paused = false;
@@ -372,6 +379,7 @@ impl World {
         let expected = self.failing.contains_key(&machine);
         match end {
             Err(NodeError::DiskLatched { .. }) if expected => {
+                self.failing.remove(&machine);
                 let down = self.faults.below(300_000);
                 self.crash(machine, Crash::Process, down);
             }
@@ -563,12 +571,7 @@ impl World {
         leaders.max().map(|(_, machine)| machine)
     }
 
-    pub(crate) fn await_that(
-        &mut self,
-        limit: Duration,
-        what: &str,
-        done: impl Fn(&Self) -> bool,
-    ) {
+    pub(crate) fn await_that(&mut self, limit: Duration, what: &str, done: impl Fn(&Self) -> bool) {
         let limit = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
         let end = self.now + limit;
         while !done(self) {
