@@ -79,7 +79,8 @@ impl Profile {
         let (reset, disk_stall, pause) = (rate(5), rate(5), rate(10));
         let (crash, power, blackout) = (rate(20), rate(20), rate(4));
         let (partition, sync_failure) = (rate(20), rate(5));
-        let members = options.members.unwrap_or([1, 3, 3, 3, 3, 3, 5][pick(rng, 7)]);
+        let drawn = [1, 3, 3, 3, 3, 3, 5][pick(rng, 7)];
+        let members = options.members.unwrap_or(drawn);
         Self {
             members,
             loss,
