@@ -53,8 +53,11 @@ impl<D: Disk> Log<D> {
             Err(error) => return Err(refused("lock")(error)),
         };
         // Whoever made the directory may have crashed before its name was durable.
-        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
-        disk.sync_dir(parent.unwrap_or(Path::new("."))).map_err(refused("sync the parent of"))?;
+        match disk.sync_dir(parent_of(dir)) {
+            // Then somebody else made it.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
+            outcome => outcome.map_err(refused("sync the parent of"))?,
+        }
         let names = disk.list(dir).map_err(refused("list"))?;
         let mut files = Files::new(disk, dir.to_path_buf());
         let mut found = Found::look(&files, &names)?;
@@ -214,6 +217,14 @@ impl<D: Disk> Log<D> {
             unclean,
             report,
         })))
+    }
+}
+
+/// The directory in which `dir` has its name.
+fn parent_of(dir: &Path) -> &Path {
+    match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
     }
 }
 
