@@ -1,5 +1,20 @@
 //! The simulator: many real nodes, one thread, one seed.
+//!
+//! [`run`] builds a cluster of production nodes (driver, log, recovery, snapshots, store) on simulated [`disk`]s
+//! that lie as disks do, connects them by a network that fails as networks do, lets clients work and faults happen,
+//! and checks after every event what docs/testing.md lists. The same seed gives the same run, byte for byte.
 
+mod check;
+mod client;
 pub mod disk;
+mod fault;
+mod model;
+mod network;
+mod process;
+mod profile;
+mod run;
+mod world;
 
 pub use disk::{Crash, SimDisk};
+pub use profile::{Options, Profile};
+pub use run::{Failure, Report, run};

@@ -232,6 +232,11 @@ impl<D: Disk> SnapshotWorker<D> {
         let mut effects = Vec::new();
         let Some(outgoing) = self.outgoing.get_mut(&to) else { return effects };
         let id = outgoing.source.meta().last_included;
+        // A late acknowledgement of an earlier transfer of the same snapshot: this one waits for its `Have`, and
+        // nothing being under way does not mean that everything has arrived.
+        if outgoing.have.is_none() {
+            return effects;
+        }
         loop {
             if outgoing.unacknowledged.len() >= WINDOW {
                 return effects;

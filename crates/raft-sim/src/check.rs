@@ -1,0 +1,333 @@
+//! What must hold after every event. The names I6, I8 and so on are those of docs/testing.md.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use raft::log::{DataState, FormedState};
+use raft::message::PeerMessage;
+use raft::node::entry_header::EntryHeader;
+use raft_core::invariants::Checker;
+use raft_core::{
+    AppendOutcome, ClusterId, Digest, Entry, EntryKind, HardState, Index, Message, NodeId, Raft,
+    Term,
+};
+
+use crate::model::{Answer, Model, Op};
+
+/// Who asked which number.
+pub(crate) type RequestId = (NodeId, u64);
+
+/// Promises of one member that have left it.
+#[derive(Debug, Default)]
+struct Promised {
+    /// It acts in this term.
+    term: Term,
+    /// The vote of each term.
+    votes: BTreeMap<Term, NodeId>,
+    /// Its log is durable up to here; forgotten when a newer leader's entries take the place.
+    log: Option<(Index, Digest)>,
+}
+
+/// Everything that the cluster has shown and said so far.
+#[derive(Debug, Default)]
+pub(crate) struct Oracle {
+    /// Figure 3.
+    checker: Checker,
+    cluster: Option<ClusterId>,
+    promised: BTreeMap<NodeId, Promised>,
+    /// Applied anywhere: what everybody else must apply, too (I5).
+    entries: BTreeMap<Index, Digest>,
+    /// The model after `entries`.
+    model: Model,
+    /// The model's revision after each index.
+    revisions: BTreeMap<Index, i64>,
+    /// The index that brought each revision.
+    brought: BTreeMap<i64, Index>,
+    /// Proposed and not yet decided.
+    proposed: BTreeMap<RequestId, Op>,
+    /// Committed, where, and what the client must be told.
+    decided: BTreeMap<RequestId, (Index, Answer)>,
+    /// Clients were told: definitely not applied (I18).
+    refused: BTreeSet<RequestId>,
+    /// Highest position of an operation whose client has its answer.
+    answered: Index,
+    pub(crate) acked: u64,
+    pub(crate) reads: u64,
+    pub(crate) unknown: u64,
+    /// Digests of the state by position (I19).
+    states: BTreeMap<Index, Digest>,
+}
+
+impl Oracle {
+    pub(crate) fn committed(&self) -> Index {
+        self.checker.committed_index()
+    }
+
+    pub(crate) fn term(&self) -> Term {
+        self.promised.values().map(|promised| promised.term).max().unwrap_or_default()
+    }
+
+    // The protocol.
+
+    /// After a turn of a member.
+    pub(crate) fn observe(&mut self, raft: &Raft) {
+        self.checker.observe_one(raft);
+        let promised = self.promised.entry(raft.node()).or_default();
+        if let Some((index, digest)) = promised.log {
+            let kept = index < raft.log_start().index || raft.digest_at(index) == Some(digest);
+            if !kept {
+                promised.log = None;
+            }
+        }
+    }
+
+    /// Log Matching among all.
+    pub(crate) fn observe_all<'a>(&mut self, members: impl Iterator<Item = &'a Raft> + Clone) {
+        self.checker.observe(members);
+    }
+
+    pub(crate) fn crashed(&mut self, node: NodeId) {
+        self.checker.restarted(node);
+    }
+
+    pub(crate) fn formed(&mut self, cluster: ClusterId) {
+        let first = *self.cluster.get_or_insert(cluster);
+        assert!(first == cluster, "two clusters formed: {first} and {cluster}");
+    }
+
+    /// A message leaves a member: what it promises is remembered (I8, I9).
+    pub(crate) fn leaves(&mut self, from: NodeId, to: NodeId, message: &PeerMessage, raft: &Raft) {
+        let PeerMessage::Raft(message) = message else {
+            return;
+        };
+        let promised = self.promised.entry(from).or_default();
+        let term = message.term();
+        let vote = match message {
+            Message::RequestVote(m) if m.pre_vote => return,
+            Message::RequestVoteReply(m) if m.pre_vote => return,
+            // A question promises nothing, not even its term.
+            Message::ReadIndex(_) => return,
+            Message::RequestVote(_) => Some(from),
+            Message::RequestVoteReply(m) => m.vote_granted.then_some(to),
+            Message::AppendEntriesReply(m) => {
+                if let AppendOutcome::Accepted { match_index } = m.outcome {
+                    promise_log(promised, term, match_index, raft);
+                }
+                None
+            }
+            Message::InstallSnapshotReply(m) => {
+                promise_log(promised, term, m.match_index, raft);
+                None
+            }
+            Message::AppendEntries(_)
+            | Message::Heartbeat(_)
+            | Message::HeartbeatReply(_)
+            | Message::InstallSnapshot(_)
+            | Message::TimeoutNow(_)
+            | Message::ReadIndexReply(_) => None,
+        };
+        promised.term = promised.term.max(term);
+        if let Some(candidate) = vote {
+            let first = *promised.votes.entry(term).or_insert(candidate);
+            assert!(
+                first == candidate,
+                "I9: {from} votes for {candidate} in term {term} after voting for {first}"
+            );
+        }
+    }
+
+    /// What recovery finds must honour every promise that ever left (I8, I16).
+    pub(crate) fn recovered(&self, state: &DataState) {
+        let DataState::Formed(formed) = state else {
+            return;
+        };
+        let FormedState { identity, recovered, .. } = &**formed;
+        let node = identity.node();
+        let log = (recovered.log_start.index, recovered.log_start_digest);
+        self.honours(node, recovered.hard_state, log, &recovered.entries);
+    }
+
+    /// As [`recovered`](Self::recovered), of a member that has just started.
+    pub(crate) fn started(&self, raft: &Raft) {
+        let node = raft.node();
+        let Some(promised) = self.promised.get(&node) else {
+            return;
+        };
+        let state = HardState { current_term: raft.current_term(), voted_for: raft.voted_for() };
+        honours_votes(node, promised, state);
+        if let Some((index, digest)) = promised.log {
+            let kept = index < raft.log_start().index || raft.digest_at(index) == Some(digest);
+            assert!(kept, "I8: {node} acknowledged {index} and does not have it after a restart");
+        }
+    }
+
+    fn honours(
+        &self,
+        node: NodeId,
+        hard_state: HardState,
+        (start, start_digest): (Index, Digest),
+        entries: &[Entry],
+    ) {
+        let Some(promised) = self.promised.get(&node) else {
+            return;
+        };
+        honours_votes(node, promised, hard_state);
+        if let Some((index, digest)) = promised.log {
+            let found = entries.iter().find(|entry| entry.id.index == index);
+            let kept = index < start
+                || (index == start && digest == start_digest)
+                || found.is_some_and(|entry| entry.digest == digest);
+            assert!(kept, "I8: {node} acknowledged {index}, which a power loss would take from it");
+        }
+    }
+
+    /// Whether a recovered log holds the entry with this digest (I6).
+    pub(crate) fn holds(state: &DataState, index: Index, digest: Digest) -> bool {
+        let DataState::Formed(formed) = state else {
+            return false;
+        };
+        let recovered = &formed.recovered;
+        index < recovered.log_start.index
+            || (index == recovered.log_start.index && digest == recovered.log_start_digest)
+            || recovered
+                .entries
+                .iter()
+                .any(|entry| entry.id.index == index && entry.digest == digest)
+    }
+
+    // The state machine.
+
+    /// A member hands these to its state machine (I5).
+    pub(crate) fn applies(&mut self, node: NodeId, entries: &[Entry]) {
+        for entry in entries {
+            let known = self.entries.get(&entry.id.index).copied();
+            match known {
+                Some(digest) => assert!(
+                    digest == entry.digest,
+                    "I5: {node} applies another {} than others did",
+                    entry.id
+                ),
+                None => self.decide(entry),
+            }
+        }
+    }
+
+    /// The first time that an entry is applied anywhere.
+    fn decide(&mut self, entry: &Entry) {
+        let last = self.entries.last_key_value().map_or(Index::ZERO, |(index, _)| *index);
+        assert!(entry.id.index == last.next(), "{} is applied first after {last}", entry.id);
+        self.entries.insert(entry.id.index, entry.digest);
+        if entry.kind == EntryKind::Command {
+            let (header, _) = EntryHeader::decode(&entry.payload).expect("committed ones decode");
+            let id = (header.proposer, header.request);
+            assert!(!self.refused.contains(&id), "I18: {id:?} was refused and is applied");
+            assert!(!self.decided.contains_key(&id), "I17: {id:?} is applied twice");
+            let op = self.proposed.remove(&id).unwrap_or_else(|| panic!("nobody asked {id:?}"));
+            let answer = self.model.apply(&op);
+            self.decided.insert(id, (entry.id.index, answer));
+        }
+        self.revisions.insert(entry.id.index, self.model.revision());
+        self.brought.entry(self.model.revision()).or_insert(entry.id.index);
+    }
+
+    /// The digest of a member's state (I19).
+    pub(crate) fn state(&mut self, node: NodeId, index: Index, digest: Digest) {
+        let first = *self.states.entry(index).or_insert(digest);
+        assert!(first == digest, "I19: the state of {node} at {index} differs from that of others");
+    }
+
+    // Clients.
+
+    /// What whatever is asked from now on must not miss.
+    pub(crate) const fn floor(&self) -> Index {
+        self.answered
+    }
+
+    pub(crate) fn proposed(&mut self, id: RequestId, op: Op) {
+        self.proposed.insert(id, op);
+    }
+
+    /// A client got an answer (I18, linearizability of writes).
+    pub(crate) fn answered(&mut self, id: RequestId, floor: Index, answer: &Answer) {
+        let Some((index, expected)) = self.decided.get(&id) else {
+            panic!("I18: {id:?} is answered with {answer:?} and was never committed");
+        };
+        assert!(answer == expected, "{id:?} at {index} is answered {answer:?}, not {expected:?}");
+        assert!(
+            *index > floor,
+            "{id:?} takes effect at {index}, before {floor}, which came earlier"
+        );
+        self.answered = self.answered.max(*index);
+        self.acked += 1;
+    }
+
+    /// A client was told that it is certain that nothing happened.
+    pub(crate) fn refused(&mut self, id: RequestId) {
+        assert!(!self.decided.contains_key(&id), "I18: {id:?} is refused and was committed");
+        self.proposed.remove(&id);
+        self.refused.insert(id);
+    }
+
+    /// A linearizable read sees everything that was answered before it was asked (I13).
+    pub(crate) fn read(&mut self, key: u64, floor: Index, answer: &Answer) {
+        let Answer::Read { revision, found } = answer else {
+            panic!("a read is answered with {answer:?}");
+        };
+        let at_least = self.revisions.range(..=floor).next_back().map_or(1, |(_, r)| *r);
+        assert!(
+            *revision >= at_least,
+            "I13: a read sees revision {revision}, but {at_least} was answered before it was asked"
+        );
+        assert!(
+            *revision <= self.model.revision(),
+            "a read sees revision {revision} of the future"
+        );
+        let expected = self.model.at(key, *revision);
+        assert!(
+            found.as_ref() == expected,
+            "a read of key {key} at revision {revision} sees {found:?}, not {expected:?}"
+        );
+        // Whoever asks next must not see less.
+        let seen = self.brought.get(revision).copied().unwrap_or_default();
+        self.answered = self.answered.max(seen);
+        self.reads += 1;
+    }
+
+    /// A read barrier.
+    pub(crate) fn barrier(&mut self, floor: Index, index: Index) {
+        assert!(index >= floor, "I13: a barrier at {index}, but {floor} was answered before it");
+        assert!(index <= self.committed(), "a barrier at {index}, which is not committed");
+        self.reads += 1;
+    }
+
+    /// What the model's key holds, for clients that compare.
+    pub(crate) fn mod_revision(&self, key: u64) -> i64 {
+        self.model.at(key, self.model.revision()).map_or(0, |value| value.mod_revision)
+    }
+}
+
+fn promise_log(promised: &mut Promised, term: Term, index: Index, raft: &Raft) {
+    // An acknowledgement of an older term says what was so then; only the present term's binds.
+    if term == raft.current_term()
+        && let Some(digest) = raft.digest_at(index)
+        && promised.log.is_none_or(|(before, _)| before < index)
+    {
+        promised.log = Some((index, digest));
+    }
+}
+
+fn honours_votes(node: NodeId, promised: &Promised, state: HardState) {
+    assert!(
+        state.current_term >= promised.term,
+        "I8: {node} acted in term {} and restarts in {}",
+        promised.term,
+        state.current_term
+    );
+    if let Some(candidate) = promised.votes.get(&state.current_term) {
+        assert!(
+            state.voted_for == Some(*candidate),
+            "I8: {node} voted for {candidate} in term {} and recovers {:?}",
+            state.current_term,
+            state.voted_for
+        );
+    }
+}

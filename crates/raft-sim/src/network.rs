@@ -1,0 +1,197 @@
+//! The network: dialled connections with two streams each, which keep order and lose their tail when they break,
+//! and below that (optionally) a network that loses, repeats and reorders the protocol's own messages.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use raft::io::Stream;
+use raft::message::PeerMessage;
+use raft::node::driver::Input;
+use raft_core::NodeId;
+
+use crate::world::{Happening, World};
+
+/// A dialled connection; messages travel from the caller to the called.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) from: usize,
+    pub(crate) to: usize,
+    pub(crate) stream: Stream,
+    /// The processes at both ends.
+    pub(crate) lives: (u64, u64),
+    /// When the last message arrives: the next one comes later.
+    pub(crate) last_arrival: u64,
+    /// It carries nothing any more, which the caller has not noticed yet.
+    pub(crate) dead: bool,
+}
+
+/// All connections and what is in their way.
+#[derive(Debug, Default)]
+pub(crate) struct Wires {
+    connections: BTreeMap<u64, Connection>,
+    next: u64,
+    /// Links that carry nothing, from and to.
+    pub(crate) blocked: BTreeSet<(usize, usize)>,
+}
+
+impl Wires {
+    pub(crate) fn open(
+        &mut self,
+        from: usize,
+        to: usize,
+        stream: Stream,
+        lives: (u64, u64),
+        now: u64,
+    ) -> u64 {
+        self.next += 1;
+        let connection = Connection { from, to, stream, lives, last_arrival: now, dead: false };
+        self.connections.insert(self.next, connection);
+        self.next
+    }
+
+    pub(crate) fn close(&mut self, id: u64) -> Option<Connection> {
+        self.connections.remove(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: u64) -> Option<&mut Connection> {
+        self.connections.get_mut(&id)
+    }
+
+    /// The connection that carries `stream` from one machine to another.
+    pub(crate) fn find(&self, from: usize, to: usize, stream: Stream) -> Option<u64> {
+        let mut all = self.connections.iter();
+        all.find(|(_, c)| c.from == from && c.to == to && c.stream == stream).map(|(id, _)| *id)
+    }
+
+    /// Every connection with this machine at either end.
+    pub(crate) fn of(&self, machine: usize) -> Vec<u64> {
+        let all = self.connections.iter();
+        all.filter(|(_, c)| c.from == machine || c.to == machine).map(|(id, _)| *id).collect()
+    }
+
+    /// All of them.
+    pub(crate) fn ids(&self) -> Vec<u64> {
+        self.connections.keys().copied().collect()
+    }
+
+    pub(crate) fn is_blocked(&self, from: usize, to: usize) -> bool {
+        self.blocked.contains(&(from, to))
+    }
+}
+
+impl World {
+    /// Connects a process to those on its list whom it is not connected to.
+    pub(crate) fn dial(&mut self, from: usize) {
+        let Some(process) = &self.machines[from].process else { return };
+        let wanted: Vec<usize> = (0..self.machines.len())
+            .filter(|to| *to != from && process.dial.contains(&self.machines[*to].address))
+            .collect();
+        for to in wanted {
+            let reachable = !self.wires.is_blocked(from, to) && !self.wires.is_blocked(to, from);
+            if reachable && !self.machines[to].paused {
+                self.connect(from, to);
+            }
+        }
+    }
+
+    fn connect(&mut self, from: usize, to: usize) {
+        let missing: Vec<Stream> = [Stream::Control, Stream::Bulk]
+            .into_iter()
+            .filter(|stream| self.wires.find(from, to, *stream).is_none())
+            .collect();
+        let (caller, called) = (&self.machines[from], &self.machines[to]);
+        let (Some(calling), Some(answering)) = (&caller.process, &called.process) else { return };
+        let said = calling.hello(&caller.address, Some(called.node()));
+        let answer = answering.hello(&called.address, Some(caller.node()));
+        let address = called.address.clone();
+        let lives = (caller.life, called.life);
+        for stream in missing {
+            self.wires.open(from, to, stream, lives, self.now);
+            let (hello, address) = (answer.clone(), address.clone());
+            self.wake(from, Input::Connected { hello, address, stream });
+            if stream == Stream::Control {
+                self.wake(to, Input::Accepted(said.clone()));
+            }
+        }
+    }
+
+    /// A message leaves a process.
+    pub(crate) fn send(
+        &mut self,
+        from: usize,
+        to: NodeId,
+        stream: Stream,
+        epoch: u64,
+        message: PeerMessage,
+    ) {
+        if let Some(raft) = self.machines[from].process.as_ref().and_then(|p| p.driver.raft()) {
+            self.oracle.leaves(self.machines[from].node(), to, &message, raft);
+        }
+        let Some(to) = self.nodes.get(&to).copied() else { return };
+        let Some(id) = self.wires.find(from, to, stream) else { return };
+        let delay = 30 + self.network.below(self.delay_max());
+        let protocol = matches!(message, PeerMessage::Raft(_)) && !self.healed;
+        if protocol {
+            if self.network.chance(self.profile.loss, 1000) {
+                return;
+            }
+            if self.network.chance(self.profile.duplication, 1000) {
+                let late = self.network.below(10 * self.profile.delay_max);
+                self.later(late, Happening::Arrive(id, epoch, Box::new(message.clone())));
+            }
+            if self.network.chance(self.profile.reordering, 1000) {
+                let late = self.network.below(4 * self.profile.delay_max);
+                self.later(late, Happening::Arrive(id, epoch, Box::new(message)));
+                return;
+            }
+        }
+        let now = self.now;
+        let Some(connection) = self.wires.get_mut(id) else { return };
+        connection.last_arrival = (connection.last_arrival + 1).max(now + delay);
+        let delay = connection.last_arrival - now;
+        self.later(delay, Happening::Arrive(id, epoch, Box::new(message)));
+    }
+
+    const fn delay_max(&self) -> u64 {
+        if self.healed { 1_000 } else { self.profile.delay_max }
+    }
+
+    pub(crate) fn arrive(&mut self, id: u64, epoch: u64, message: PeerMessage) {
+        let Some(connection) = self.wires.get_mut(id) else { return };
+        if connection.dead {
+            return;
+        }
+        let (from, to) = (connection.from, connection.to);
+        let alive =
+            self.machines[to].life == connection.lives.1 && self.machines[to].process.is_some();
+        if !alive || self.wires.is_blocked(from, to) {
+            self.cut(id);
+            return;
+        }
+        let from = self.machines[from].node();
+        self.wake(to, Input::Message { from, epoch, message });
+    }
+
+    /// Nothing more comes through; the caller notices after a while.
+    pub(crate) fn cut(&mut self, id: u64) {
+        let delay = 1_000 + self.network.below(300_000);
+        if let Some(connection) = self.wires.get_mut(id)
+            && !connection.dead
+        {
+            connection.dead = true;
+            self.later(delay, Happening::Broken(id));
+        }
+    }
+
+    pub(crate) fn broken(&mut self, id: u64) {
+        let Some(connection) = self.wires.close(id) else { return };
+        let Connection { from, to, stream, lives, .. } = connection;
+        if !self.lives(from, lives.0) {
+            return;
+        }
+        // A reset and a refused reconnect: the process is gone.
+        let refused = self.machines[to].process.is_none() && !self.wires.is_blocked(from, to);
+        let hint = refused && stream == Stream::Control && self.network.chance(1, 2);
+        let node = self.machines[to].node();
+        self.wake(from, Input::Disconnected { node, stream, hint });
+    }
+}

@@ -1,0 +1,115 @@
+//! What one seed draws: the cluster, its settings, and which faults it suffers how often (a "swarm": most seeds
+//! have only some kinds of faults, so that each kind also meets a system that is otherwise well).
+
+use std::time::Duration;
+
+use raft_core::Rng;
+
+/// What a caller may fix; the seed decides the rest.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Members of the cluster; drawn when `None`.
+    pub members: Option<u64>,
+    /// Virtual time under faults.
+    pub faulty: Duration,
+    /// Of how many commits it is checked on the disks themselves that a quorum holds them: one in this many. Zero
+    /// for none.
+    pub audit_every: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { members: None, faulty: Duration::from_secs(8), audit_every: 50 }
+    }
+}
+
+/// Rates are in thousandths of a chance at each occasion, delays in microseconds.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// Members, all voters.
+    pub members: u64,
+    /// A message of the protocol is lost, without anybody noticing.
+    pub loss: u64,
+    /// It arrives twice.
+    pub duplication: u64,
+    /// It overtakes or is overtaken.
+    pub reordering: u64,
+    /// A connection breaks.
+    pub reset: u64,
+    /// Longest usual delay of a message.
+    pub delay_max: u64,
+    /// Longest usual time of a disk's work.
+    pub disk_max: u64,
+    /// A piece of a disk's work takes seconds.
+    pub disk_stall: u64,
+    /// A process dies.
+    pub crash: u64,
+    /// A machine loses power.
+    pub power: u64,
+    /// All machines lose power at once.
+    pub blackout: u64,
+    /// Some links stop carrying anything.
+    pub partition: u64,
+    /// A process is paused.
+    pub pause: u64,
+    /// A sync fails.
+    pub sync_failure: u64,
+    /// Bytes of a log segment.
+    pub segment_bytes: u64,
+    /// Entries between two checkpoints.
+    pub checkpoint_entries: u64,
+    /// Entries kept behind a checkpoint.
+    pub trailing_entries: u64,
+    /// Bytes of a revision segment of the store.
+    pub store_segment_bytes: u64,
+    /// Clients, each with one request at a time.
+    pub clients: u64,
+    /// Keys they share.
+    pub keys: u64,
+    /// Longest value in bytes.
+    pub value_bytes: u64,
+    /// Longest pause of a client between two requests.
+    pub think_max: u64,
+}
+
+impl Profile {
+    pub(crate) fn draw(rng: &mut Rng, options: &Options) -> Self {
+        let mut rate = |max: u64| if rng.chance(1, 2) { 1 + rng.below(max) } else { 0 };
+        let (loss, duplication, reordering) = (rate(50), rate(50), rate(100));
+        let (reset, disk_stall, pause) = (rate(5), rate(5), rate(10));
+        let (crash, power, blackout) = (rate(20), rate(20), rate(4));
+        let (partition, sync_failure) = (rate(20), rate(5));
+        let drawn = [1, 3, 3, 3, 3, 3, 5][pick(rng, 7)];
+        let members = options.members.unwrap_or(drawn);
+        Self {
+            members,
+            loss,
+            duplication,
+            reordering,
+            reset,
+            delay_max: [500, 2_000, 20_000][pick(rng, 3)],
+            disk_max: [300, 2_000, 20_000][pick(rng, 3)],
+            disk_stall,
+            crash,
+            power,
+            blackout,
+            partition,
+            pause,
+            sync_failure,
+            segment_bytes: [16 << 10, 64 << 10, 256 << 10][pick(rng, 3)],
+            checkpoint_entries: [10, 50, 100_000][pick(rng, 3)],
+            trailing_entries: [0, 5, 100][pick(rng, 3)],
+            store_segment_bytes: [256, 4096, 1 << 20][pick(rng, 3)],
+            clients: 1 + rng.below(8),
+            keys: [1, 4, 50][pick(rng, 3)],
+            value_bytes: [8, 100, 4000][pick(rng, 3)],
+            think_max: [1_000, 20_000, 100_000][pick(rng, 3)],
+        }
+    }
+}
+
+/// A position in a list of `len`.
+pub(crate) fn pick(rng: &mut Rng, len: usize) -> usize {
+    let bound = u64::try_from(len).unwrap_or(u64::MAX);
+    usize::try_from(rng.below(bound)).unwrap_or(0)
+}

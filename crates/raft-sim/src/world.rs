@@ -1,0 +1,654 @@
+//! One run: machines, wires and clients in virtual time, one happening after the other.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use raft::apply::ApplyRequest;
+use raft::error::NodeError;
+use raft::log::{LogCompletion, Opened};
+use raft::message::PeerMessage;
+use raft::node::driver::{Input, Outputs, run_snapshot_job};
+use raft_core::{NodeId, Raft, Rng};
+use raft_kv::Store;
+
+use crate::check::Oracle;
+use crate::client::Client;
+use crate::disk::Crash;
+use crate::network::Wires;
+use crate::process::{Machine, Process, Sent};
+use crate::profile::{Options, Profile, pick};
+
+/// What happens at some moment. The number of a machine comes with the life of the process that is meant.
+#[derive(Debug)]
+pub(crate) enum Happening {
+    /// The driver takes in what waits, or its deadline has come.
+    Turn(usize, u64),
+    /// The log's worker does what waits.
+    Log(usize, u64),
+    /// The log's worker has nothing to do.
+    LogIdle(usize, u64),
+    /// The apply worker does what waits.
+    Apply(usize, u64),
+    /// The snapshot worker does one job.
+    Snapshot(usize, u64),
+    /// A message comes out of a connection.
+    Arrive(u64, u64, Box<PeerMessage>),
+    /// The caller notices that its connection is gone.
+    Broken(u64),
+    /// A process dials whomever it is not connected to.
+    Dial(usize, u64),
+    /// A machine starts its process.
+    Start(usize),
+    /// A paused process goes on.
+    Resume(usize),
+    /// The links carry everything again.
+    Heal,
+    /// Faults are drawn.
+    Chaos,
+    /// A client asks, or looks for its answer.
+    Client(usize),
+}
+
+/// How the log's worker waits before it seals the log.
+const LOG_IDLE: u64 = 20_000;
+/// How often a process dials.
+const DIAL: u64 = 60_000;
+
+pub(crate) struct World {
+    pub(crate) options: Options,
+    pub(crate) profile: Profile,
+    pub(crate) now: u64,
+    agenda: BTreeMap<(u64, u64), Happening>,
+    sequence: u64,
+    pub(crate) machines: Vec<Machine>,
+    pub(crate) nodes: BTreeMap<NodeId, usize>,
+    pub(crate) wires: Wires,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) oracle: Oracle,
+    pub(crate) network: Rng,
+    pub(crate) disks: Rng,
+    pub(crate) faults: Rng,
+    pub(crate) workload: Rng,
+    audits: Rng,
+    /// No faults from now on.
+    pub(crate) healed: bool,
+    /// What a blown fuse means on each machine.
+    pub(crate) fuses: BTreeMap<usize, Crash>,
+    /// Machines whose next stop by a failed disk is the world's doing.
+    pub(crate) failing: BTreeMap<usize, u64>,
+    /// Digest of everything that happened.
+    trace: u64,
+    pub(crate) events: u64,
+    pub(crate) next_value: u64,
+    pub(crate) crashes: u64,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, options: &Options) -> Self {
+        let mut rng = Rng::new(seed);
+        let profile = Profile::draw(&mut rng.split(1), options);
+        let mut machines = Vec::new();
+        let mut nodes = BTreeMap::new();
+        for number in 1..=profile.members {
+            let machine = Machine::new(number, &profile, &mut rng.split(100 + number));
+            nodes.insert(machine.node(), machines.len());
+            machines.push(machine);
+        }
+        let mut world = Self {
+            options: options.clone(),
+            now: 0,
+            agenda: BTreeMap::new(),
+            sequence: 0,
+            machines,
+            nodes,
+            wires: Wires::default(),
+            clients: (0..profile.clients).map(|_| Client::default()).collect(),
+            oracle: Oracle::default(),
+            network: rng.split(2),
+            disks: rng.split(3),
+            faults: rng.split(4),
+            workload: rng.split(5),
+            audits: rng.split(6),
+            healed: false,
+            fuses: BTreeMap::new(),
+            failing: BTreeMap::new(),
+            trace: 0,
+            events: 0,
+            next_value: 0,
+            crashes: 0,
+            profile,
+        };
+        for machine in 0..world.machines.len() {
+            let delay = world.faults.below(100_000);
+            world.later(delay, Happening::Start(machine));
+        }
+        for client in 0..world.clients.len() {
+            world.later(100_000, Happening::Client(client));
+        }
+        world.later(500_000, Happening::Chaos);
+        world
+    }
+
+    pub(crate) fn later(&mut self, delay: u64, happening: Happening) {
+        self.sequence += 1;
+        self.agenda.insert((self.now + delay, self.sequence), happening);
+    }
+
+    pub(crate) fn note(&mut self, number: u64) {
+        self.trace = (self.trace ^ number).wrapping_mul(0x0000_0100_0000_01B3).rotate_left(7);
+    }
+
+    /// The digest of the run: everything that happened, and every byte that any disk was given.
+    pub(crate) fn digest(&self) -> u64 {
+        let disks = self.machines.iter().map(|machine| machine.disk.trace());
+        disks.fold(self.trace, |all, disk| (all ^ disk).wrapping_mul(0x0000_0100_0000_01B3))
+    }
+
+    pub(crate) fn run_until(&mut self, end: u64) {
+        while let Some(next) = self.agenda.first_entry() {
+            if next.key().0 > end {
+                break;
+            }
+            let ((at, _), happening) = next.remove_entry();
+            self.now = self.now.max(at);
+            self.events += 1;
+            self.happen(happening);
+        }
+        self.now = self.now.max(end);
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        self.note(self.now);
+        let meant = match &happening {
+            Happening::Turn(machine, life)
+            | Happening::Log(machine, life)
+            | Happening::LogIdle(machine, life)
+            | Happening::Apply(machine, life)
+            | Happening::Snapshot(machine, life)
+            | Happening::Dial(machine, life) => Some((*machine, *life)),
+            Happening::Arrive(..)
+            | Happening::Broken(_)
+            | Happening::Start(_)
+            | Happening::Resume(_)
+            | Happening::Heal
+            | Happening::Chaos
+            | Happening::Client(_) => None,
+        };
+        if let Some((machine, life)) = meant {
+            self.note(machine as u64 + 1);
+            if !self.lives(machine, life) {
+                return;
+            }
+            if self.machines[machine].paused {
+                self.later(10_000, happening);
+                return;
+            }
+        }
+        match happening {
+            Happening::Turn(machine, _) => self.turn(machine),
+            Happening::Log(machine, _) => self.work_log(machine),
+            Happening::LogIdle(machine, _) => self.idle_log(machine),
+            Happening::Apply(machine, _) => self.work_apply(machine),
+            Happening::Snapshot(machine, _) => self.work_snapshot(machine),
+            Happening::Arrive(connection, epoch, message) => {
+                self.arrive(connection, epoch, *message);
+            }
+            Happening::Broken(connection) => self.broken(connection),
+            Happening::Dial(machine, life) => {
+                self.dial(machine);
+                self.later(DIAL, Happening::Dial(machine, life));
+            }
+            Happening::Start(machine) => self.start(machine),
+            Happening::Resume(machine) => self.machines[machine].paused = false,
+            Happening::Heal => self.wires.blocked.clear(),
+            Happening::Chaos => self.chaos(),
+            Happening::Client(client) => self.client(client),
+        }
+    }
+
+    pub(crate) fn lives(&self, machine: usize, life: u64) -> bool {
+        let machine = &self.machines[machine];
+        machine.process.is_some() && machine.life == life
+    }
+
+    pub(crate) fn process(&mut self, machine: usize) -> Option<&mut Process> {
+        self.machines[machine].process.as_mut()
+    }
+
+    pub(crate) fn raft(&self, machine: usize) -> Option<&Raft> {
+        self.machines[machine].process.as_ref()?.driver.raft()
+    }
+
+    // Starting and stopping.
+
+    fn start(&mut self, machine: usize) {
+        if self.machines[machine].process.is_some() {
+            return;
+        }
+        // Sometimes the machine stops again in the middle of its recovery.
+        if !self.healed && self.faults.chance(self.profile.crash + self.profile.power, 1000) {
+            let crash = self.draw_crash();
+            let operations = self.disks.below(30);
+            self.machines[machine].disk.set_fuse(Some(operations));
+            self.fuses.insert(machine, crash);
+        }
+        let (profile, now) = (self.profile.clone(), self.now);
+        let outcome = self.machines[machine].start(&profile, now);
+        if self.machines[machine].disk.is_blown() {
+            self.blown(machine);
+            return;
+        }
+        if let Err(error) = outcome {
+            // A sync that fails during recovery is reason enough not to start.
+            assert!(
+                self.failing.contains_key(&machine),
+                "n{} cannot start on its own data: {error}",
+                machine + 1
+            );
+            self.failing.remove(&machine);
+            let down = self.faults.below(300_000);
+            self.crash(machine, Crash::Process, down);
+            return;
+        }
+        if let Some(raft) = self.machines[machine].process.as_ref().and_then(|p| p.driver.raft()) {
+            self.oracle.started(raft);
+        }
+        let life = self.machines[machine].life;
+        self.turn(machine);
+        self.later(0, Happening::Dial(machine, life));
+    }
+
+    /// The process is gone, and of what its disk had not synced whatever `crash` says.
+    pub(crate) fn crash(&mut self, machine: usize, crash: Crash, down: u64) {
+        self.crashes += 1;
+        self.clients_lost(machine);
+        self.fuses.remove(&machine);
+        let node = self.machines[machine].node();
+        self.machines[machine].process = None;
+        self.machines[machine].paused = false;
+        self.machines[machine].disk.crash(crash);
+        self.oracle.crashed(node);
+        for id in self.wires.of(machine) {
+            let Some(connection) = self.wires.get_mut(id) else { continue };
+            connection.dead = true;
+            if connection.from == machine {
+                self.wires.close(id);
+                continue;
+            }
+            // A dead process answers with a reset at once; a dead machine not at all.
+            let delay = match crash {
+                Crash::Process => 100 + self.network.below(3_000),
+                Crash::Power(_) => 200_000 + self.network.below(500_000),
+            };
+            self.later(delay, Happening::Broken(id));
+        }
+        self.later(down, Happening::Start(machine));
+    }
+
+    /// The fuse of a machine has blown: its process died at that operation.
+    fn blown(&mut self, machine: usize) {
+        let crash = self.fuses.remove(&machine).unwrap_or(Crash::Process);
+        let down = self.faults.below(500_000);
+        self.crash(machine, crash, down);
+    }
+
+    // Work.
+
+    /// Something waits for the driver: it will have a turn soon, with whatever else comes until then.
+    pub(crate) fn wake(&mut self, machine: usize, input: Input<Store>) {
+        let life = self.machines[machine].life;
+        let Some(process) = self.process(machine) else { return };
+        process.inbox.push(input);
+        if process.inbox.len() == 1 {
+            let delay = 1 + self.workload.below(30);
+            self.later(delay, Happening::Turn(machine, life));
+        }
+    }
+
+    fn turn(&mut self, machine: usize) {
+        let now = self.machines[machine].local(self.now);
+        let Some(process) = self.process(machine) else { return };
+        let due = process.deadline.is_none_or(|deadline| deadline <= now);
+        if process.inbox.is_empty() && !due {
+            self.plan_deadline(machine);
+            return;
+        }
+        let inputs = std::mem::take(&mut process.inbox);
+        let mut sent = Sent::default();
+        let out = process.driver.turn(now, inputs, &mut sent);
+        process.deadline = out.deadline;
+        let epoch = out.epoch;
+        self.carry_out(machine, out);
+        for (to, stream, message) in sent.0 {
+            self.send(machine, to, stream, epoch, message);
+        }
+        self.check(machine);
+        self.poll_clients(machine);
+        self.plan_deadline(machine);
+    }
+
+    fn plan_deadline(&mut self, machine: usize) {
+        let life = self.machines[machine].life;
+        let Some(deadline) = self.process(machine).and_then(|process| process.deadline) else {
+            return;
+        };
+        let at = self.machines[machine].global(deadline).max(self.now + 1);
+        let now = self.now;
+        let Some(process) = self.process(machine) else { return };
+        // Many turns plan the same deadline; an earlier plan that still lies ahead will do: it plans anew.
+        if process.planned.is_none_or(|planned| planned <= now || at < planned) {
+            process.planned = Some(at);
+            self.later(at - now, Happening::Turn(machine, life));
+        }
+    }
+
+    fn carry_out(&mut self, machine: usize, out: Outputs<Store>) {
+        let node = self.machines[machine].node();
+        for request in &out.apply {
+            if let ApplyRequest::Entries { entries, .. } = request {
+                self.oracle.applies(node, entries);
+            }
+        }
+        if let Some(cluster) = out.formed {
+            self.oracle.formed(cluster);
+        }
+        let life = self.machines[machine].life;
+        let Some(process) = self.process(machine) else { return };
+        process.log_queue.extend(out.log);
+        process.apply_queue.extend(out.apply);
+        process.snapshot_queue.extend(out.snapshot);
+        process.cluster = out.formed.or(process.cluster);
+        process.epoch = out.epoch;
+        process.last_durable = out.last_durable;
+        process.epochs_seen.extend(out.peer_epochs);
+        let dial = out.dial.is_some();
+        if let Some(peers) = out.dial {
+            process.dial = peers.into_iter().map(|peer| peer.address).collect();
+        }
+        if dial {
+            self.dial(machine);
+        }
+        if let Some(end) = out.end {
+            self.ended(machine, end);
+            return;
+        }
+        self.plan_work(machine, life);
+    }
+
+    fn ended(&mut self, machine: usize, end: Result<(), NodeError>) {
+        let expected = self.failing.contains_key(&machine);
+        match end {
+            Err(NodeError::DiskLatched { .. }) if expected => {
+                self.failing.remove(&machine);
+                let down = self.faults.below(300_000);
+                self.crash(machine, Crash::Process, down);
+            }
+            Err(error) => panic!("n{} ended: {error}", machine + 1),
+            Ok(()) => panic!("n{} ended though nobody asked it to", machine + 1),
+        }
+    }
+
+    /// Sends the workers to work that have something to do.
+    fn plan_work(&mut self, machine: usize, life: u64) {
+        let disk = self.disk_delay();
+        let slow = self.disk_delay();
+        let apply = 1 + self.workload.below(200);
+        let Some(process) = self.process(machine) else { return };
+        let mut planned = Vec::new();
+        if !process.log_busy && !process.log_queue.is_empty() {
+            process.log_busy = true;
+            planned.push((disk, Happening::Log(machine, life)));
+        }
+        if !process.apply_busy && !process.apply_queue.is_empty() {
+            process.apply_busy = true;
+            planned.push((apply, Happening::Apply(machine, life)));
+        }
+        if !process.snapshot_busy && !process.snapshot_queue.is_empty() {
+            process.snapshot_busy = true;
+            planned.push((slow, Happening::Snapshot(machine, life)));
+        }
+        for (delay, happening) in planned {
+            self.later(delay, happening);
+        }
+    }
+
+    fn disk_delay(&mut self) -> u64 {
+        if self.healed {
+            return 50 + self.disks.below(500);
+        }
+        if self.disks.chance(self.profile.disk_stall, 1000) {
+            return self.disks.below(2_000_000);
+        }
+        20 + self.disks.below(self.profile.disk_max)
+    }
+
+    fn work_log(&mut self, machine: usize) {
+        let life = self.machines[machine].life;
+        let Some(process) = self.process(machine) else { return };
+        let requests = std::mem::take(&mut process.log_queue);
+        process.log_busy = false;
+        let completions = process.log.handle(requests);
+        self.log_done(machine, completions);
+        if self.lives(machine, life) {
+            self.plan_work(machine, life);
+            self.later(LOG_IDLE, Happening::LogIdle(machine, life));
+        }
+    }
+
+    fn idle_log(&mut self, machine: usize) {
+        let Some(process) = self.process(machine) else { return };
+        if process.log_busy || !process.log_queue.is_empty() {
+            return;
+        }
+        let completions = process.log.idle();
+        self.log_done(machine, completions);
+    }
+
+    fn log_done(&mut self, machine: usize, completions: Vec<LogCompletion>) {
+        if self.machines[machine].disk.is_blown() {
+            self.blown(machine);
+            return;
+        }
+        let Some(process) = self.process(machine) else { return };
+        let epoch = process.log.log().epoch();
+        for completion in completions {
+            self.wake(machine, Input::Log(epoch, completion));
+        }
+    }
+
+    fn work_apply(&mut self, machine: usize) {
+        let life = self.machines[machine].life;
+        let look = self.workload.chance(1, 40);
+        let Some(process) = self.process(machine) else { return };
+        let requests = std::mem::take(&mut process.apply_queue);
+        process.apply_busy = false;
+        let completions = process.apply.handle(requests);
+        let state = look.then(|| (process.apply.applied(), process.digest()));
+        for completion in completions {
+            self.wake(machine, Input::Apply(completion));
+        }
+        if let Some((index, digest)) = state {
+            self.oracle.state(self.machines[machine].node(), index, digest);
+        }
+        self.poll_clients(machine);
+        self.plan_work(machine, life);
+    }
+
+    fn work_snapshot(&mut self, machine: usize) {
+        let life = self.machines[machine].life;
+        let Some(process) = self.process(machine) else { return };
+        process.snapshot_busy = false;
+        let Some(job) = process.snapshot_queue.pop_front() else { return };
+        let done = run_snapshot_job(&mut process.snapshots, job);
+        if self.machines[machine].disk.is_blown() {
+            self.blown(machine);
+            return;
+        }
+        for done in done {
+            self.wake(machine, Input::Snapshot(done));
+        }
+        self.plan_work(machine, life);
+    }
+
+    // Checks.
+
+    fn check(&mut self, machine: usize) {
+        let Some(raft) = self.machines[machine].process.as_ref().and_then(|p| p.driver.raft())
+        else {
+            return;
+        };
+        let before = self.oracle.committed();
+        self.oracle.observe(raft);
+        let after = self.oracle.committed();
+        if after <= before {
+            return;
+        }
+        self.note(after.0);
+        let every = self.options.audit_every;
+        if every > 0 && self.audits.chance(1, every) {
+            self.audit(machine);
+        }
+    }
+
+    /// I6, I8: a power loss of all machines at this moment would leave the last commit on a quorum, and every
+    /// promise kept. Asked of the production recovery on copies of the disks.
+    fn audit(&mut self, machine: usize) {
+        let Some(raft) = self.raft(machine) else { return };
+        let index = raft.commit_index();
+        let Some(digest) = raft.digest_at(index) else { return };
+        let voters: Vec<NodeId> = raft.membership().voters().iter().copied().collect();
+        let mut holding = 0;
+        for voter in &voters {
+            let seed = self.audits.next_u64();
+            let copy = &self.machines[self.nodes[voter]];
+            match copy.audit(&self.profile, seed) {
+                Ok(Opened { state, .. }) => {
+                    self.oracle.recovered(&state);
+                    holding += usize::from(Oracle::holds(&state, index, digest));
+                }
+                Err(error) => panic!("{voter} could not recover from a power loss: {error}"),
+            }
+        }
+        assert!(
+            2 * holding > voters.len(),
+            "I6: {index} is committed and durable on {holding} of {} members",
+            voters.len()
+        );
+    }
+
+    /// Log Matching among all.
+    pub(crate) fn match_logs(&mut self) {
+        let Self { machines, oracle, .. } = self;
+        let rafts = machines.iter().filter_map(|machine| machine.process.as_ref()?.driver.raft());
+        oracle.observe_all(rafts);
+    }
+
+    // Life after the faults.
+
+    /// Ends all faults for good.
+    pub(crate) fn heal(&mut self) {
+        self.healed = true;
+        self.wires.blocked.clear();
+        self.fuses.clear();
+        for machine in 0..self.machines.len() {
+            self.machines[machine].paused = false;
+            self.machines[machine].disk.set_fuse(None);
+            self.later(0, Happening::Start(machine));
+            let life = self.machines[machine].life;
+            // Work that a slow disk had planned for much later.
+            for happening in [Happening::Log(machine, life), Happening::Snapshot(machine, life)] {
+                self.later(1_000, happening);
+            }
+        }
+    }
+
+    /// The established leader of the highest term.
+    pub(crate) fn leader(&self) -> Option<usize> {
+        let leaders = (0..self.machines.len()).filter_map(|machine| {
+            let raft = self.raft(machine)?;
+            raft.is_established().then_some((raft.current_term(), machine))
+        });
+        leaders.max().map(|(_, machine)| machine)
+    }
+
+    pub(crate) fn await_that(&mut self, limit: Duration, what: &str, done: impl Fn(&Self) -> bool) {
+        let limit = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
+        let end = self.now + limit;
+        while !done(self) {
+            assert!(self.now < end, "no progress: {what}\n{}", self.picture());
+            self.run_until(self.now + 5_000);
+        }
+    }
+
+    /// Every member for a person to read.
+    pub(crate) fn picture(&self) -> String {
+        let mut text = String::new();
+        for machine in &self.machines {
+            text += &format!("{} ", machine.address);
+            let Some(process) = &machine.process else {
+                text += "down\n";
+                continue;
+            };
+            text += &format!("{:?}", process.driver.phase());
+            if let Some(raft) = process.driver.raft() {
+                text += &format!(
+                    " {:?} {} last {} commit {} applied {} start {}",
+                    raft.role(),
+                    raft.current_term(),
+                    raft.last_log(),
+                    raft.commit_index(),
+                    process.apply.applied(),
+                    raft.log_start()
+                );
+                for (peer, progress) in raft.progress() {
+                    let (matched, next) = (progress.match_index(), progress.next_index());
+                    let state = progress.state();
+                    text += &format!("\n    {peer} match {matched} next {next} {state:?}");
+                }
+            }
+            text += "\n";
+        }
+        text
+    }
+
+    /// All members are up, equal, and have applied everything.
+    pub(crate) fn converged(&self) -> bool {
+        let Some(leader) = self.leader().and_then(|leader| self.raft(leader)) else {
+            return false;
+        };
+        let last = leader.last_log();
+        leader.commit_index() == last.index
+            && self.machines.iter().all(|machine| {
+                machine.process.as_ref().is_some_and(|process| {
+                    process.apply.applied() == last.index
+                        && process.driver.raft().is_some_and(|raft| {
+                            raft.last_log() == last
+                                && raft.digest_at(last.index) == leader.digest_at(last.index)
+                        })
+                })
+            })
+    }
+
+    /// The state of all members at the end.
+    pub(crate) fn compare_states(&mut self) {
+        for machine in &self.machines {
+            if let Some(process) = &machine.process {
+                self.oracle.state(machine.node(), process.apply.applied(), process.digest());
+            }
+        }
+    }
+
+    /// How a machine stops.
+    pub(crate) fn draw_crash(&mut self) -> Crash {
+        let (crash, power) = (self.profile.crash, self.profile.power);
+        if power > 0 && self.faults.below(crash + power) >= crash {
+            Crash::Power(self.disks.next_u64())
+        } else {
+            Crash::Process
+        }
+    }
+
+    pub(crate) fn any_machine(&mut self) -> usize {
+        pick(&mut self.faults, self.machines.len())
+    }
+}
