@@ -123,9 +123,11 @@ fn rounds_of_reads_have_other_numbers_in_every_life() {
         world.until_leader();
         let _answer = world.read(follower);
         let number = loop {
-            let asked = world.wire.iter().find_map(|(_, _, message)| match message {
-                PeerMessage::Raft(raft_core::Message::ReadIndex(read)) => Some(read.id),
-                _ => None,
+            let asked = world.wire.iter().find_map(|(_, _, message)| {
+                if let PeerMessage::Raft(raft_core::Message::ReadIndex(read)) = message {
+                    return Some(read.id);
+                }
+                None
             });
             if let Some(number) = asked {
                 break number;
