@@ -16,7 +16,7 @@ use crate::log::{LatchError, LogRequest, LogWorker};
 use crate::node::driver::{Input, SnapshotJob, run_snapshot_job};
 
 /// The log is sealed (decision 9) when nothing came for this long: a seal must not stand in the way of a write.
-const LOG_IDLE: Duration = Duration::from_millis(20);
+const LOG_IDLE: Duration = Duration::from_millis(150);
 /// A full disk is looked at again after this long.
 const SPACE_RETRY: Duration = Duration::from_millis(200);
 
@@ -141,8 +141,14 @@ fn log_thread<S: StateMachine>(
         while let Ok(next) = requests.try_recv() {
             batch.push(next);
         }
-        let completions = worker.handle(batch);
-        deliver_log(completions, &worker, dog);
+        while !batch.is_empty() {
+            // What is durable is told before old entries are read.
+            let fetch = batch.iter().skip(1).position(|it| matches!(it, LogRequest::Fetch(_)));
+            let later = batch.split_off(fetch.map_or(batch.len(), |nth| nth + 1));
+            deliver_log(worker.handle(batch), &worker, dog);
+            batch = later;
+        }
+        deliver_log(worker.housekeep(), &worker, dog);
     }
 }
 
