@@ -429,6 +429,13 @@ impl World {
         process.log_busy = false;
         let completions = process.log.handle(requests);
         self.log_done(machine, completions);
+        // As the log's thread: what is durable is told before the next segment is made ready.
+        if self.lives(machine, life)
+            && let Some(process) = self.process(machine)
+        {
+            let completions = process.log.housekeep();
+            self.log_done(machine, completions);
+        }
         if self.lives(machine, life) {
             self.plan_work(machine, life);
             self.later(LOG_IDLE, Happening::LogIdle(machine, life));
