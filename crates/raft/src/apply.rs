@@ -12,9 +12,9 @@ use raft_core::{
 };
 use raft_core::{Entry, Membership};
 
+use crate::entry_header::EntryHeader;
 use crate::error::NodeError;
-use crate::node::entry_header::EntryHeader;
-use crate::node::{ProposeWaiter, QueryWaiter};
+use crate::waiter::{ProposeWaiter, QueryWaiter};
 
 /// What the apply thread can be asked for.
 pub enum ApplyRequest<S: StateMachine> {

@@ -2,12 +2,14 @@
 
 pub mod apply;
 pub mod disk;
+pub mod entry_header;
 pub mod error;
 pub mod io;
 pub mod log;
 pub mod message;
 pub mod node;
 pub mod transport;
+pub mod waiter;
 
 pub use node::{MemberInfo, Node, Status};
 pub use raft_core as core;

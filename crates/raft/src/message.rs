@@ -31,6 +31,12 @@ pub enum PeerMessage {
 pub struct Forward {
     /// The follower's term; a leader of another term refuses.
     pub term: Term,
+    /// Which time these leave: each time has a higher number, so that an answer and a frame delivered twice are
+    /// told from those of another time.
+    pub attempt: u64,
+    /// The receiver's epoch as the sender knew it: one from before its last start means that an earlier life of
+    /// it may have appended these, and nobody can tell.
+    pub epoch: u64,
     /// Entry payloads in order.
     pub payloads: Vec<Bytes>,
 }
@@ -49,9 +55,10 @@ pub enum Refusal {
 /// Definitely not appended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ForwardRefused {
-    /// The term of the [`Forward`] that is answered, so that a late answer to an earlier attempt is not taken
-    /// for one to the present attempt.
+    /// The term of the [`Forward`] that is answered.
     pub term: Term,
+    /// Its attempt, so that a late answer to an earlier one is not taken for one to the present one.
+    pub attempt: u64,
     /// Request ids from the payloads' headers.
     pub requests: Vec<u64>,
     /// Why.

@@ -112,6 +112,13 @@ impl<D: Disk> LogWorker<D> {
         completions
     }
 
+    /// Whether [`idle`](Self::idle) is to be called again and again: the disk is full, or writes wait for space.
+    #[must_use]
+    pub fn waits_for_space(&self) -> bool {
+        let status = self.log.status();
+        !self.latched && (status.full || status.stalled > 0)
+    }
+
     /// The log, for views.
     #[must_use]
     pub const fn log(&self) -> &Log<D> {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use raft_core::{Index, Member, Membership, MembershipStep, NodeId, Time};
+use raft_core::{Index, Member, Membership, MembershipStep, NodeId, Term, Time};
 
 use crate::error::AdminError;
 use crate::message::Admin;
@@ -55,13 +55,16 @@ struct Waiting {
 #[derive(Debug, Default)]
 pub struct Admins {
     waiting: BTreeMap<u64, Waiting>,
-    /// Changes handed to the protocol, by the number given with them.
-    changes: BTreeMap<u64, Origin>,
+    /// Changes handed to the protocol and not known to be appended, by the number given with them: in which term,
+    /// and on whose behalf.
+    changes: BTreeMap<u64, (Term, Origin)>,
     last_change: u64,
     /// Who waits for the end of the transfer under way.
     transfers: Vec<Origin>,
     /// Empty nodes that have shown up: their addresses and attributes.
     empties: BTreeMap<NodeId, (String, MemberInfo)>,
+    /// Counts the changes of [`unseen`](Self::unseen).
+    unseen_changes: u64,
 }
 
 impl Admins {
@@ -84,6 +87,7 @@ impl Admins {
         let state = State::Unseen(info);
         let waiting = Waiting { waiter: Some(waiter), end, state, until_voter: None, voter };
         self.waiting.insert(request, waiting);
+        self.unseen_changes += 1;
         self.match_empties();
     }
 
@@ -115,6 +119,7 @@ impl Admins {
                 info.client_addresses.clone_from(&own.client_addresses);
             }
             let member = Member { info: info.encode(), auto_promote: waiting.voter };
+            self.unseen_changes += 1;
             waiting.until_voter = waiting.voter.then_some(*node);
             waiting.state = State::Held(Admin::Membership(vec![MembershipStep::AddLearner {
                 node: *node,
@@ -129,6 +134,12 @@ impl Admins {
             State::Unseen(info) => Some(info.peer_address.as_str()),
             State::Held(_) | State::Left(_) | State::Committed(_) | State::Learner(_) => None,
         })
+    }
+
+    /// Another number whenever [`unseen`](Self::unseen) may differ from before.
+    #[must_use]
+    pub const fn unseen_changes(&self) -> u64 {
+        self.unseen_changes
     }
 
     /// Whether some wait for a leader.
@@ -161,30 +172,47 @@ impl Admins {
 
     /// An answer.
     pub fn finish(&mut self, request: u64, outcome: Result<Index, AdminError>) {
-        if let Some(waiting) = self.waiting.remove(&request)
-            && let Some(waiter) = waiting.waiter
-        {
+        let Some(waiting) = self.waiting.remove(&request) else { return };
+        if matches!(waiting.state, State::Unseen(_)) {
+            self.unseen_changes += 1;
+        }
+        if let Some(waiter) = waiting.waiter {
             // Whoever waited may have gone.
             drop(waiter.send(outcome));
         }
     }
 
     /// A number for a change that the protocol is asked for.
-    pub fn begin_change(&mut self, origin: Origin) -> u64 {
+    pub fn begin_change(&mut self, term: Term, origin: Origin) -> u64 {
         self.last_change += 1;
-        self.changes.insert(self.last_change, origin);
+        self.changes.insert(self.last_change, (term, origin));
         self.last_change
     }
 
     /// The change with this number came to nothing.
     pub fn end_change(&mut self, change: u64) -> Option<Origin> {
-        self.changes.remove(&change)
+        self.changes.remove(&change).map(|(_, origin)| origin)
+    }
+
+    /// The change that `node`'s request asked for stands in the log, committed.
+    pub fn appended(&mut self, node: NodeId, request: u64, own: NodeId) {
+        self.changes.retain(|_, (_, origin)| match origin {
+            Origin::Local(known) => (own, *known) != (node, request),
+            Origin::Remote(from, known) => (*from, *known) != (node, request),
+            Origin::Own(_) => true,
+        });
+    }
+
+    /// The term is this one: what a leader of an earlier term was asked for and did not append comes to nothing,
+    /// and what it appended may have been truncated.
+    pub fn term_began(&mut self, term: Term) {
+        self.changes.retain(|_, (asked, _)| *asked >= term);
     }
 
     /// Whether the leader is about to admit `node` by itself.
     #[must_use]
     pub fn is_admitting(&self, node: NodeId) -> bool {
-        self.changes.values().any(|origin| *origin == Origin::Own(node))
+        self.changes.values().any(|(_, origin)| *origin == Origin::Own(node))
     }
 
     /// A transfer has begun.
@@ -222,7 +250,7 @@ impl Admins {
         if membership.is_joint() {
             return;
         }
-        self.changes.retain(|_, origin| match origin {
+        self.changes.retain(|_, (_, origin)| match origin {
             Origin::Own(node) => !membership.contains(*node),
             Origin::Local(_) | Origin::Remote(..) => true,
         });
@@ -281,5 +309,53 @@ impl Admins {
                 drop(waiter.send(Err(AdminError::Stopped)));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn n(number: u64) -> NodeId {
+        NodeId::new(number, 1)
+    }
+
+    #[test]
+    fn an_admission_that_was_truncated_can_be_tried_again() {
+        let mut admins = Admins::default();
+        admins.begin_change(Term(1), Origin::Own(n(4)));
+        assert!(admins.is_admitting(n(4)));
+        admins.term_began(Term(1));
+        assert!(admins.is_admitting(n(4)));
+        admins.term_began(Term(2));
+        assert!(!admins.is_admitting(n(4)));
+    }
+
+    #[test]
+    fn changes_are_forgotten_once_they_are_committed() {
+        let mut admins = Admins::default();
+        admins.begin_change(Term(1), Origin::Local(5));
+        admins.begin_change(Term(1), Origin::Remote(n(2), 5));
+        let dropped = admins.begin_change(Term(1), Origin::Remote(n(3), 5));
+        admins.appended(n(1), 5, n(1));
+        admins.appended(n(2), 5, n(1));
+        assert_eq!(admins.end_change(dropped), Some(Origin::Remote(n(3), 5)));
+        assert!(admins.changes.is_empty());
+    }
+
+    #[test]
+    fn one_unseen_address_in_place_of_another_is_a_change() {
+        let mut admins = Admins::default();
+        let add = |admins: &mut Admins, request, address: &str| {
+            let (waiter, _) = tokio::sync::oneshot::channel();
+            let info = MemberInfo { peer_address: String::from(address), ..MemberInfo::default() };
+            admins.hold_add(request, info, true, waiter, Time::from_micros(9));
+        };
+        add(&mut admins, 1, "a");
+        let before = admins.unseen_changes();
+        admins.finish(1, Err(AdminError::Unknown));
+        add(&mut admins, 2, "b");
+        assert_eq!(admins.unseen().collect::<Vec<_>>(), ["b"]);
+        assert_ne!(admins.unseen_changes(), before);
     }
 }

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use raft_core::{ConfigError, NodeId, StateMachine};
+use raft_core::{ConfigError, MEMBERS_MAX, NodeId, StateMachine};
 
 use crate::error::NodeError;
-use crate::node::{Node, task};
+use crate::node::formation_message::info_bytes_max;
+use crate::node::{MemberInfo, Node, task};
 use crate::transport::codec::FRAME_BYTES_MAX;
 
 /// The longest command that can be allowed: alone, with what stands around it, it must fit into one frame.
@@ -97,6 +98,39 @@ impl Settings {
         self.request_timeout.unwrap_or(Duration::from_secs(5) + self.election_timeout_max * 2)
     }
 
+    /// This member's attributes, as they stand in the configuration.
+    #[must_use]
+    pub(crate) fn member_info(&self) -> MemberInfo {
+        let name = if self.name.is_empty() { &self.address } else { &self.name };
+        MemberInfo {
+            name: name.clone(),
+            peer_address: self.address.clone(),
+            client_addresses: self.client_addresses.clone(),
+        }
+    }
+
+    /// Attributes that are too long for the configuration, or for what a forming cluster keeps on disk.
+    fn check_attributes(&self) -> Result<(), ConfigError> {
+        let count = self.peers.len();
+        if count > MEMBERS_MAX {
+            let problem = format!("lists {count} members; a cluster has at most {MEMBERS_MAX}");
+            return Err(ConfigError { field: "peers", problem });
+        }
+        // Not yet encoded: that would cut texts of more than 64 KiB.
+        let texts = [&self.name, &self.address].into_iter().chain(&self.client_addresses);
+        let bytes = 5 + texts.map(|text| 2 + text.len()).sum::<usize>();
+        let bytes = bytes + if self.name.is_empty() { self.address.len() } else { 0 };
+        let bytes_max = info_bytes_max(if self.join.is_empty() { &self.peers } else { &[] });
+        if bytes > bytes_max {
+            let problem = format!(
+                "take {bytes} bytes with the name and the address; {bytes_max} are possible with this many members \
+                 and addresses of this length"
+            );
+            return Err(ConfigError { field: "client_addresses", problem });
+        }
+        Ok(())
+    }
+
     /// The protocol's settings for `node`.
     #[must_use]
     pub fn core_config(&self, node: NodeId) -> raft_core::Config {
@@ -132,6 +166,7 @@ impl Settings {
         if self.join.contains(&self.address) {
             return refuse("join", String::from("must name other members, not this one"));
         }
+        self.check_attributes()?;
         for (field, count) in [
             ("command_bytes_max", self.command_bytes_max),
             ("queue_bytes_max", self.queue_bytes_max),
@@ -261,6 +296,26 @@ impl<S: StateMachine> Builder<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn attributes_that_no_forming_cluster_could_keep_are_refused_before_anything_is_touched() {
+        let settings = Settings {
+            data_dir: PathBuf::from("d"),
+            address: String::from("a:1"),
+            peers: vec![String::from("a:1")],
+            ..Settings::default()
+        };
+        assert_eq!(settings.validate(), Ok(()));
+        let long = Settings { client_addresses: vec!["x".repeat(70_000)], ..settings.clone() };
+        assert_eq!(long.validate().unwrap_err().field, "client_addresses");
+        let name = Settings { name: "n".repeat(5000), ..settings.clone() };
+        assert_eq!(name.validate().unwrap_err().field, "client_addresses");
+        let mut peers: Vec<String> = (1..=64).map(|n| format!("a:{n}")).collect();
+        let many = Settings { peers: peers.clone(), ..settings.clone() };
+        assert_eq!(many.validate(), Ok(()));
+        peers.push(String::from("b:1"));
+        assert_eq!(Settings { peers, ..settings }.validate().unwrap_err().field, "peers");
+    }
 
     /// A command that fits into no frame could never be replicated, and everything after it neither.
     #[test]

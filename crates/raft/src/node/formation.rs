@@ -18,7 +18,9 @@ use bytes::Bytes;
 use raft_core::{ClusterId, Membership, NodeId, Rng, Time};
 use tracing::{debug, info, trace, warn};
 
-use crate::node::formation_message::{Ballot, FormationMessage, FormationState, Founding};
+use crate::node::formation_message::{
+    Ballot, FormationMessage, FormationState, Founding, info_bytes_max, is_gone,
+};
 use crate::node::member_info::MemberInfo;
 use crate::node::status::Phase;
 
@@ -288,7 +290,13 @@ impl Formation {
         if !self.configured.contains(&address) {
             return;
         }
-        if configured == self.configured {
+        if configured == self.configured && info.len() > info_bytes_max(&self.configured) {
+            warn!(
+                address,
+                bytes = info.len(),
+                "a configured member has too many attributes; it is ignored"
+            );
+        } else if configured == self.configured {
             let known = self.reported.insert(address.clone(), (from, info));
             if known.is_none() {
                 debug!(%from, address, "a configured member has reported empty");
@@ -308,7 +316,11 @@ impl Formation {
     /// What an existing cluster's answer means for this empty member.
     fn on_formed(&mut self, from: NodeId, founding: Founding, committed: &Membership) {
         let node = self.settings.node;
-        if committed.removed().contains(&node) {
+        if !founding.fits() {
+            warn!(%from, "a founding that no cluster can have; it is ignored");
+            return;
+        }
+        if is_gone(committed, node) {
             self.finished = true;
             self.effects.push(FormationEffect::Removed);
         } else if committed.contains(node) || founding.members.contains(node) {
@@ -518,7 +530,11 @@ impl Formation {
     }
 
     fn on_accept(&mut self, from: NodeId, ballot: Ballot, founding: Founding) {
-        if !self.forms_with(from) || ballot.node != from || founding.configured != self.configured {
+        if !self.forms_with(from)
+            || ballot.node != from
+            || founding.configured != self.configured
+            || !founding.fits()
+        {
             return;
         }
         if ballot < self.state.promised {

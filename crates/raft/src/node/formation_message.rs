@@ -11,12 +11,28 @@
 //! Little-endian. Nothing that a peer sends can do more than fail to decode.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use raft_core::{ClusterId, Index, Membership, NodeId};
+use raft_core::{ClusterId, INFO_BYTES_MAX, Index, Membership, NodeId};
 
 use crate::node::member_info::{get_text, put_text};
 
 /// Version of the layouts above.
 const VERSION: u8 = 1;
+
+/// Bytes of an encoded founding. What formation keeps on disk holds two of them, and has 65,508 bytes for everything.
+pub(crate) const FOUNDING_BYTES_MAX: usize = 32_000;
+/// Bytes of an encoded founding beside its addresses and members.
+const FOUNDING_HEAD_BYTES: usize = 22;
+/// Bytes of a member in an encoded configuration beside its attributes.
+const MEMBER_HEAD_BYTES: usize = 28;
+
+/// Bytes of attributes that each member may have, so that a founding of all the configured ones fits. All of them
+/// are configured with the same list, and come to the same number.
+pub(crate) fn info_bytes_max(configured: &[String]) -> usize {
+    let addresses: usize = configured.iter().map(|address| 2 + address.len()).sum();
+    let for_members = FOUNDING_BYTES_MAX.saturating_sub(FOUNDING_HEAD_BYTES + addresses);
+    let each = for_members / configured.len().max(1);
+    each.saturating_sub(MEMBER_HEAD_BYTES).min(INFO_BYTES_MAX)
+}
 
 /// An attempt to choose how the cluster begins; higher ones win.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -37,6 +53,21 @@ pub struct Founding {
     pub configured: Vec<String>,
     /// The first configuration: the members that had reported empty.
     pub members: Membership,
+}
+
+/// Whether `node` has left the cluster for good. While a joint configuration is in force a node on its way out is
+/// among the removed already, and still votes.
+pub(crate) fn is_gone(membership: &Membership, node: NodeId) -> bool {
+    membership.removed().contains(&node) && !membership.contains(node)
+}
+
+impl Founding {
+    /// Whether a durable state has room for it.
+    pub(crate) fn fits(&self) -> bool {
+        let mut out = BytesMut::new();
+        put_founding(&mut out, self);
+        out.len() <= FOUNDING_BYTES_MAX
+    }
 }
 
 /// What nodes say to each other before (and beside) the protocol.
@@ -85,6 +116,8 @@ pub enum FormationMessage {
     },
     /// The answer.
     StandingReply {
+        /// The epoch in the question: an answer to an earlier life of the asker says nothing about this one.
+        asked: u64,
         /// The highest epoch of the asker that the sender has ever seen.
         epoch_seen: u64,
         /// The highest position that the asker has acknowledged to the sender, when it leads.
@@ -141,8 +174,9 @@ impl FormationMessage {
                 out.put_u8(8);
                 out.put_u64_le(*epoch);
             }
-            Self::StandingReply { epoch_seen, acknowledged, commit_index, committed } => {
+            Self::StandingReply { asked, epoch_seen, acknowledged, commit_index, committed } => {
                 out.put_u8(9);
+                out.put_u64_le(*asked);
                 out.put_u64_le(*epoch_seen);
                 out.put_u64_le(acknowledged.0);
                 out.put_u64_le(commit_index.0);
@@ -181,6 +215,7 @@ impl FormationMessage {
             }
             8 => Self::StandingAsk { epoch: input.try_get_u64_le().ok()? },
             9 => Self::StandingReply {
+                asked: input.try_get_u64_le().ok()?,
                 epoch_seen: input.try_get_u64_le().ok()?,
                 acknowledged: Index(input.try_get_u64_le().ok()?),
                 commit_index: Index(input.try_get_u64_le().ok()?),
@@ -350,6 +385,7 @@ mod tests {
             FormationMessage::Refused { ballot, promised: ballot },
             FormationMessage::StandingAsk { epoch: 4 },
             FormationMessage::StandingReply {
+                asked: 4,
                 epoch_seen: 5,
                 acknowledged: Index(3),
                 commit_index: Index(6),
@@ -363,6 +399,24 @@ mod tests {
                 assert_eq!(FormationMessage::decode(&bytes.slice(..len)), None);
             }
         }
+    }
+
+    #[test]
+    fn the_largest_founding_that_the_settings_allow_fits_twice_into_the_state() {
+        for count in [1, 3, 7, 64] {
+            let configured: Vec<String> =
+                (0..count).map(|number| format!("{number:03}{}", "x".repeat(252))).collect();
+            let info = Bytes::from(vec![0; info_bytes_max(&configured)]);
+            let voters = (1u64..).take(configured.len()).map(|n| (NodeId::new(n, 1), info.clone()));
+            let members = Membership::from_voters(voters);
+            let founding = Founding { cluster: ClusterId(1), configured, members };
+            assert!(founding.fits());
+            let accepted = Some((Ballot::default(), founding.clone()));
+            let state =
+                FormationState { promised: Ballot::default(), accepted, chosen: Some(founding) };
+            assert!(state.encode().len() <= 65_508);
+        }
+        assert!(info_bytes_max(&vec!["y".repeat(1000); 64]) == 0);
     }
 
     #[test]

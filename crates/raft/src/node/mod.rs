@@ -16,16 +16,15 @@ use bytes::BytesMut;
 use raft_core::{Command as _, Index, Member, MemberId, MembershipStep, NodeId, StateMachine};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::entry_header::{EntryHeader, HEADER_BYTES, Session};
 use crate::error::{AdminError, NodeError, ProposeError, ReadError};
 use crate::message::Admin;
-use crate::node::entry_header::{EntryHeader, HEADER_BYTES, Session};
 use crate::node::request::{Budget, Request, node_of};
 
 pub mod admin;
 mod builder;
 pub mod checkpoint;
 pub mod driver;
-pub mod entry_header;
 pub mod formation;
 pub mod formation_message;
 mod member_info;
@@ -36,12 +35,11 @@ mod status;
 mod task;
 mod workers;
 
+pub use crate::entry_header;
+pub use crate::waiter::{ProposeWaiter, QueryWaiter};
 pub use builder::{Builder, Settings};
 pub use member_info::MemberInfo;
-pub use request::{
-    AdminWaiter, Permit, ProposeWaiter, QueryWaiter, ReadWaiter, Request as NodeRequest,
-    first_request,
-};
+pub use request::{AdminWaiter, Permit, ReadWaiter, Request as NodeRequest, first_request};
 pub use status::{MemberStatus, Phase, RoleName, Status};
 pub use task::BootClock;
 

@@ -14,7 +14,8 @@ use raft_core::{Index, NodeId, StateMachine, Term, Time};
 
 use crate::error::{ProposeError, ReadError};
 use crate::message::Refusal;
-use crate::node::request::{Permit, ProposeWaiter, QueryWaiter, ReadWaiter};
+use crate::node::request::{Permit, ReadWaiter};
+use crate::waiter::{ProposeWaiter, QueryWaiter};
 
 /// Payload bytes of proposals handed to a leader elsewhere and not answered yet; the others are held here.
 const FORWARDED_BYTES_MAX: usize = 16 << 20;
@@ -30,6 +31,8 @@ enum Place {
         term: Term,
         /// The leader; `None` when it is this node.
         to: Option<NodeId>,
+        /// Which time it left: an answer to an earlier one says nothing about this one.
+        attempt: u64,
     },
 }
 
@@ -39,6 +42,17 @@ struct Proposal<S: StateMachine> {
     _permit: Option<Permit>,
     waiter: ProposeWaiter<S>,
     place: Place,
+}
+
+/// Proposals that leave together.
+#[derive(Debug)]
+pub struct Leaving {
+    /// Tells this time from every other time that one of them left or will.
+    pub attempt: u64,
+    /// Their numbers, in order of arrival.
+    pub requests: Vec<u64>,
+    /// Their payloads, in the same order.
+    pub payloads: Vec<Bytes>,
 }
 
 /// Proposals of this node's clients.
@@ -52,6 +66,8 @@ pub struct Proposals<S: StateMachine> {
     ends: VecDeque<(Time, u64)>,
     /// Payload bytes of those that left for another node.
     forwarded_bytes: usize,
+    /// Counts the times that some left.
+    attempts: u64,
 }
 
 impl<S: StateMachine> std::fmt::Debug for Proposals<S> {
@@ -68,6 +84,7 @@ impl<S: StateMachine> Default for Proposals<S> {
             left: BTreeSet::new(),
             ends: VecDeque::new(),
             forwarded_bytes: 0,
+            attempts: 0,
         }
     }
 }
@@ -101,8 +118,10 @@ impl<S: StateMachine> Proposals<S> {
     }
 
     /// Lets held ones leave, for this node's own log or the leader's: all of them, or as many as may be on their
-    /// way at once. Their numbers and payloads, in order of arrival.
-    pub fn leave(&mut self, term: Term, to: Option<NodeId>) -> (Vec<u64>, Vec<Bytes>) {
+    /// way at once.
+    pub fn leave(&mut self, term: Term, to: Option<NodeId>) -> Leaving {
+        self.attempts += 1;
+        let attempt = self.attempts;
         let mut requests = Vec::with_capacity(self.held.len());
         let mut payloads = Vec::with_capacity(self.held.len());
         while let Some(request) = self.held.front().copied() {
@@ -117,13 +136,13 @@ impl<S: StateMachine> Proposals<S> {
                 }
                 self.forwarded_bytes = bytes;
             }
-            proposal.place = Place::Left { term, to };
+            proposal.place = Place::Left { term, to, attempt };
             payloads.push(proposal.payload.clone());
             requests.push(request);
             self.left.insert((term, request));
             self.held.pop_front();
         }
-        (requests, payloads)
+        Leaving { attempt, requests, payloads }
     }
 
     /// The leader of `term` (`None`: this node) has not appended these and never will.
@@ -131,11 +150,12 @@ impl<S: StateMachine> Proposals<S> {
         &mut self,
         from: Option<NodeId>,
         term: Term,
+        attempt: u64,
         requests: &[u64],
         refusal: Refusal,
     ) {
         for request in requests.iter().rev() {
-            let left = Place::Left { term, to: from };
+            let left = Place::Left { term, to: from, attempt };
             if self.waiting.get(request).is_none_or(|proposal| proposal.place != left) {
                 // A late answer to an attempt that is not the present one.
                 continue;
@@ -224,7 +244,7 @@ impl<S: StateMachine> Proposals<S> {
 
     fn remove(&mut self, request: u64) -> Option<Proposal<S>> {
         let proposal = self.waiting.remove(&request)?;
-        if let Place::Left { term, to } = proposal.place {
+        if let Place::Left { term, to, .. } = proposal.place {
             self.left.remove(&(term, request));
             if to.is_some() {
                 self.forwarded_bytes -= proposal.payload.len();
@@ -267,6 +287,7 @@ pub struct Reads<S: StateMachine> {
     rounds: BTreeMap<u64, Round<S>>,
     /// Confirmed; wait until this index is applied or on its way to be.
     confirmed: BTreeMap<Index, Vec<(Time, Read<S>)>>,
+    /// Never used by an earlier life of this node: an answer that was meant for that one confirms nothing here.
     last_round: u64,
 }
 
@@ -281,18 +302,19 @@ impl<S: StateMachine> std::fmt::Debug for Reads<S> {
     }
 }
 
-impl<S: StateMachine> Default for Reads<S> {
-    fn default() -> Self {
+impl<S: StateMachine> Reads<S> {
+    /// No reads. Rounds are numbered from `first_round` on, which is above every number of an earlier life of this
+    /// node.
+    #[must_use]
+    pub const fn new(first_round: u64) -> Self {
         Self {
             gathering: Vec::new(),
             rounds: BTreeMap::new(),
             confirmed: BTreeMap::new(),
-            last_round: 0,
+            last_round: first_round,
         }
     }
-}
 
-impl<S: StateMachine> Reads<S> {
     /// A new read; answered at `end` at the latest.
     pub fn gather(&mut self, read: Read<S>, end: Time) {
         self.gathering.push((end, read));
@@ -473,13 +495,39 @@ mod tests {
         let mut proposals = Proposals::default();
         let _answers: Vec<_> =
             (1..=3).map(|request| hold(&mut proposals, request, 8, 100)).collect();
-        assert_eq!(proposals.leave(Term(1), Some(n(2))).0, [1, 2, 3]);
-        proposals.refused(Some(n(2)), Term(1), &[1, 2, 3], Refusal::NotLeader);
-        assert_eq!(proposals.leave(Term(2), Some(n(3))).0, [1, 2, 3]);
+        assert_eq!(proposals.leave(Term(1), Some(n(2))).requests, [1, 2, 3]);
+        proposals.refused(Some(n(2)), Term(1), 1, &[1, 2, 3], Refusal::NotLeader);
+        assert_eq!(proposals.leave(Term(2), Some(n(3))).requests, [1, 2, 3]);
         // Neither a repeated refusal of the first attempt nor one by somebody else sets them free again.
-        proposals.refused(Some(n(2)), Term(1), &[1, 2, 3], Refusal::NotLeader);
-        proposals.refused(Some(n(2)), Term(2), &[1, 2, 3], Refusal::NotLeader);
-        assert!(proposals.leave(Term(3), None).0.is_empty());
+        proposals.refused(Some(n(2)), Term(1), 1, &[1, 2, 3], Refusal::NotLeader);
+        proposals.refused(Some(n(2)), Term(2), 2, &[1, 2, 3], Refusal::NotLeader);
+        assert!(proposals.leave(Term(3), None).requests.is_empty());
+    }
+
+    #[test]
+    fn a_refusal_that_arrives_twice_sets_nothing_free_that_has_left_again() {
+        let mut proposals = Proposals::default();
+        let _answer = hold(&mut proposals, 1, 8, 100);
+        let first = proposals.leave(Term(1), Some(n(2)));
+        proposals.refused(Some(n(2)), Term(1), first.attempt, &[1], Refusal::Transferring);
+        // To the same leader of the same term; this time it is appended.
+        let second = proposals.leave(Term(1), Some(n(2)));
+        assert_eq!(second.requests, [1]);
+        proposals.refused(Some(n(2)), Term(1), first.attempt, &[1], Refusal::Transferring);
+        assert!(proposals.leave(Term(2), Some(n(3))).requests.is_empty());
+    }
+
+    #[test]
+    fn a_round_of_an_earlier_life_confirms_nothing() {
+        let mut earlier = Reads::<Nothing>::new(crate::node::first_request(3));
+        let round = earlier.begin_round(Time::ZERO);
+        let mut reads = Reads::<Nothing>::new(crate::node::first_request(4));
+        let (waiter, mut index) = oneshot::channel();
+        reads.gather(Read::Index(waiter), Time::from_micros(100));
+        assert_ne!(reads.begin_round(Time::ZERO), round);
+        reads.finished(round, Some(Index(1)));
+        reads.serve(Index(9), Index(9));
+        assert!(index.try_recv().is_err());
     }
 
     #[test]
@@ -522,7 +570,7 @@ mod tests {
         proposals.expire(Time::from_micros(25));
         assert_eq!(held.try_recv(), Ok(Err(ProposeError::NoLeader)));
         assert_eq!(proposals.deadline(), None);
-        assert!(proposals.leave(Term(2), None).0.is_empty());
+        assert!(proposals.leave(Term(2), None).requests.is_empty());
     }
 
     #[test]
@@ -531,11 +579,11 @@ mod tests {
         let half = FORWARDED_BYTES_MAX / 2;
         let _answers: Vec<_> =
             (1..=3).map(|request| hold(&mut proposals, request, half, 100)).collect();
-        assert_eq!(proposals.leave(Term(1), Some(n(2))).0, [1, 2]);
-        assert!(proposals.leave(Term(1), Some(n(2))).0.is_empty());
+        assert_eq!(proposals.leave(Term(1), Some(n(2))).requests, [1, 2]);
+        assert!(proposals.leave(Term(1), Some(n(2))).requests.is_empty());
         proposals.committed(1);
-        assert_eq!(proposals.leave(Term(1), Some(n(2))).0, [3]);
-        proposals.refused(Some(n(2)), Term(1), &[2], Refusal::Overloaded);
+        assert_eq!(proposals.leave(Term(1), Some(n(2))).requests, [3]);
+        proposals.refused(Some(n(2)), Term(1), 1, &[2], Refusal::Overloaded);
         proposals.superseded(Term(2));
         assert_eq!(proposals.forwarded_bytes, 0);
         assert!(proposals.waiting.is_empty() && proposals.left.is_empty());
@@ -557,7 +605,7 @@ mod tests {
 
     #[test]
     fn reads_that_gather_share_a_round_and_a_failed_round_is_repeated() {
-        let mut reads = Reads::<Nothing>::default();
+        let mut reads = Reads::<Nothing>::new(0);
         let (waiter, mut index) = oneshot::channel();
         reads.gather(Read::Index(waiter), Time::from_micros(100));
         let (waiter, mut query) = oneshot::channel();
@@ -582,7 +630,7 @@ mod tests {
 
     #[test]
     fn b61_a_read_that_nobody_confirms_ends_in_time() {
-        let mut reads = Reads::<Nothing>::default();
+        let mut reads = Reads::<Nothing>::new(0);
         let mut answers = Vec::new();
         for end in [10, 20] {
             let (waiter, answer) = oneshot::channel();

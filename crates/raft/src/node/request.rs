@@ -8,16 +8,13 @@ use bytes::Bytes;
 use raft_core::{Index, NodeId, StateMachine};
 use tokio::sync::oneshot;
 
-use crate::error::{AdminError, ProposeError, ReadError};
+use crate::error::{AdminError, ReadError};
 use crate::message::Admin;
 use crate::node::member_info::MemberInfo;
+use crate::waiter::{ProposeWaiter, QueryWaiter};
 
-/// The one who waits for a proposal's response.
-pub type ProposeWaiter<S> = oneshot::Sender<Result<<S as StateMachine>::Response, ProposeError>>;
 /// The one who waits for a read index.
 pub type ReadWaiter = oneshot::Sender<Result<Index, ReadError>>;
-/// The one who waits for the answer to a query.
-pub type QueryWaiter<S> = oneshot::Sender<Result<<S as StateMachine>::Answer, ReadError>>;
 /// The one who waits for an administrator's request: the log index of the change, zero for a transfer.
 pub type AdminWaiter = oneshot::Sender<Result<Index, AdminError>>;
 

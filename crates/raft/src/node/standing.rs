@@ -27,6 +27,8 @@ pub enum Verdict {
 /// Collects the answers.
 #[derive(Debug)]
 pub struct Gate {
+    /// The epoch at which this process began: no earlier one reached it.
+    began: u64,
     /// The epoch that the directory has reached: nothing that this process said carried a higher one.
     epoch: u64,
     /// Where the log ended when this process began.
@@ -51,6 +53,7 @@ impl Gate {
         now: Time,
     ) -> Self {
         let mut gate = Self {
+            began: epoch,
             epoch,
             last_log,
             confirmed: BTreeSet::from([node]),
@@ -93,16 +96,18 @@ impl Gate {
         (self.verdict == Verdict::Open).then_some(self.next_ask)
     }
 
-    /// A peer's answer.
+    /// A peer's answer to the question in which this node called itself at epoch `asked`.
     pub fn answer(
         &mut self,
         from: NodeId,
+        asked: u64,
         epoch_seen: u64,
         acknowledged: Index,
         commit_index: Index,
         committed: &Membership,
     ) {
-        if self.verdict != Verdict::Open {
+        // An answer to an earlier life knows nothing of what that one promised after it.
+        if self.verdict != Verdict::Open || asked < self.began {
             return;
         }
         if epoch_seen > self.epoch || acknowledged > self.last_log {
@@ -161,7 +166,7 @@ mod tests {
     fn a_quorum_with_the_node_itself_confirms() {
         let mut gate = gate(5);
         for (peer, verdict) in [(2, Verdict::Open), (2, Verdict::Open), (3, Verdict::Confirmed)] {
-            gate.answer(NodeId::new(peer, 1), 5, Index(10), Index(3), &members(5));
+            gate.answer(NodeId::new(peer, 1), 5, 5, Index(10), Index(3), &members(5));
             assert_eq!(*gate.verdict(), verdict);
         }
     }
@@ -170,19 +175,26 @@ mod tests {
     fn a_higher_epoch_or_a_later_position_makes_amnesic() {
         for (epoch, acknowledged) in [(6, 10), (5, 11)] {
             let mut gate = gate(3);
-            gate.answer(NodeId::new(2, 1), epoch, Index(acknowledged), Index(3), &members(3));
+            gate.answer(NodeId::new(2, 1), 5, epoch, Index(acknowledged), Index(3), &members(3));
             assert!(matches!(gate.verdict(), Verdict::Amnesic(_)));
             // Nothing that is said later makes it well again.
-            gate.answer(NodeId::new(3, 1), 0, Index(0), Index(3), &members(3));
+            gate.answer(NodeId::new(3, 1), 5, 0, Index(0), Index(3), &members(3));
             assert!(matches!(gate.verdict(), Verdict::Amnesic(_)));
         }
+    }
+
+    #[test]
+    fn an_answer_to_an_earlier_life_says_nothing() {
+        let mut gate = gate(3);
+        gate.answer(NodeId::new(2, 1), 4, 4, Index(3), Index(3), &members(3));
+        assert_eq!(*gate.verdict(), Verdict::Open);
     }
 
     #[test]
     fn voters_that_are_gone_are_not_waited_for_once_a_newer_configuration_is_known() {
         let mut gate = gate(3);
         let newer = Membership::from_voters([1, 8, 9].map(|n| (NodeId::new(n, 1), Bytes::new())));
-        gate.answer(NodeId::new(8, 1), 0, Index(0), Index(20), &newer);
+        gate.answer(NodeId::new(8, 1), 5, 0, Index(0), Index(20), &newer);
         assert_eq!(*gate.verdict(), Verdict::Confirmed);
     }
 }

@@ -20,12 +20,12 @@ use tokio::task::LocalSet;
 
 use crate::apply::ApplyWorker;
 use crate::disk::StdDisk;
+use crate::entry_header::HEADER_BYTES;
 use crate::error::{DataError, NodeError};
 use crate::io::Clock;
 use crate::log::snapshot::{SnapshotStore, SnapshotWorker};
 use crate::log::{DataState, Identity, Log, LogOptions, LogWorker, Opened};
-use crate::node::driver::{Driver, Input, Outputs, Start};
-use crate::node::entry_header::HEADER_BYTES;
+use crate::node::driver::{Configurations, Driver, Input, Outputs, Start};
 use crate::node::request::{Budget, Request, first_request};
 use crate::node::workers::{Heard, Workers};
 use crate::node::{Ended, Node, Settings, Shared, Status};
@@ -323,6 +323,8 @@ async fn run<S: StateMachine>(
         batch.credits.clear();
         deadline = out.deadline;
         end = carry_out(&mut out, &mut transport, &network, &workers, &mut shown);
+        // Under load something always waits here: the connections' tasks on this thread get their turn too.
+        tokio::task::yield_now().await;
     };
     // In this order: nobody asks any more, peers are told, what was given to the threads is finished, the log closed.
     drop(ears);
@@ -373,8 +375,11 @@ fn carry_out<S: StateMachine>(
     if let Some(cluster) = out.formed.take() {
         network.set_cluster(cluster);
     }
-    if let Some(membership) = out.membership.take() {
-        network.set_membership(&membership);
+    if let Some(Configurations { in_force, committed }) = out.membership.take() {
+        network.set_membership(&in_force, &committed);
+    }
+    for node in out.disconnect.drain(..) {
+        network.disconnect(node);
     }
     if out.epoch != shown.epoch {
         shown.epoch = out.epoch;

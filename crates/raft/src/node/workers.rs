@@ -17,6 +17,8 @@ use crate::node::driver::{Input, SnapshotJob, run_snapshot_job};
 
 /// The log is sealed (decision 9) when nothing came for this long: a seal must not stand in the way of a write.
 const LOG_IDLE: Duration = Duration::from_millis(150);
+/// A full disk is looked at again after this long.
+const SPACE_RETRY: Duration = Duration::from_millis(200);
 
 /// What the raft thread hears from the others: an input, or that the thread of this name died of a bug.
 pub(super) type Heard<S> = Result<Input<S>, &'static str>;
@@ -101,6 +103,17 @@ fn gather<T>(receiver: &mut UnboundedReceiver<T>, batch: &mut Vec<T>) -> bool {
     true
 }
 
+/// How long the log's thread waits for a request before it looks after the log; `None`: until one comes. Nobody
+/// tells when a full disk has space again, and proposals are refused until it is noticed: it is looked at again and
+/// again.
+const fn pause(sealed: bool, waits_for_space: bool) -> Option<Duration> {
+    match (sealed, waits_for_space) {
+        (false, _) => Some(LOG_IDLE),
+        (true, true) => Some(SPACE_RETRY),
+        (true, false) => None,
+    }
+}
+
 fn log_thread<S: StateMachine>(
     mut worker: LogWorker<StdDisk>,
     idle: &Runtime,
@@ -109,16 +122,16 @@ fn log_thread<S: StateMachine>(
 ) -> Result<(), LatchError> {
     let mut sealed = true;
     loop {
-        let first = if sealed {
-            requests.blocking_recv()
-        } else {
-            match idle.block_on(async { tokio::time::timeout(LOG_IDLE, requests.recv()).await }) {
-                Ok(first) => first,
-                Err(_) => {
-                    deliver_log(worker.idle(), &worker, dog);
-                    // Until there is space again, nobody else asks for it.
-                    sealed = !worker.log().status().full;
-                    continue;
+        let first = match pause(sealed, worker.waits_for_space()) {
+            None => requests.blocking_recv(),
+            Some(pause) => {
+                match idle.block_on(async { tokio::time::timeout(pause, requests.recv()).await }) {
+                    Ok(first) => first,
+                    Err(_) => {
+                        sealed = true;
+                        deliver_log(worker.idle(), &worker, dog);
+                        continue;
+                    }
                 }
             }
         };
@@ -178,5 +191,17 @@ fn snapshot_thread<S: StateMachine>(
                 debug!("the node stopped before a snapshot was reported");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_looked_at_again_without_any_request() {
+        assert_eq!(pause(true, true), Some(SPACE_RETRY));
+        assert_eq!(pause(false, true), Some(LOG_IDLE));
+        assert_eq!(pause(true, false), None, "an idle node sleeps");
     }
 }

@@ -245,6 +245,9 @@ async fn receive(
         () = place.replaced.notified() => {
             tracing::debug!(peer = %node, %stream, "a newer connection replaces this one");
         }
+        () = hub.told_to_close(node) => {
+            tracing::info!(peer = %node, %stream, "connection closed: the peer contradicted itself or others");
+        }
         () = messages(&hub, node, stream, &mut reader) => {}
     }
 }

@@ -96,15 +96,18 @@ pub(super) const fn message_kind(message: &PeerMessage) -> u16 {
 pub(super) fn put_message(out: &mut BytesMut, message: &PeerMessage) {
     match message {
         PeerMessage::Raft(message) => put_raft(out, message),
-        PeerMessage::Forward(Forward { term, payloads }) => {
+        PeerMessage::Forward(Forward { term, attempt, epoch, payloads }) => {
             out.put_u64_le(term.0);
+            out.put_u64_le(*attempt);
+            out.put_u64_le(*epoch);
             out.count(payloads.len());
             for payload in payloads {
                 out.bytes(payload);
             }
         }
-        PeerMessage::ForwardRefused(ForwardRefused { term, requests, refusal }) => {
+        PeerMessage::ForwardRefused(ForwardRefused { term, attempt, requests, refusal }) => {
             out.put_u64_le(term.0);
+            out.put_u64_le(*attempt);
             out.put_u8(match refusal {
                 Refusal::NotLeader => 0,
                 Refusal::Overloaded => 1,
@@ -312,11 +315,14 @@ fn get_node_message(input: &mut Reader, kind: u16) -> Decoded<PeerMessage> {
     Ok(match kind {
         kind::FORWARD => {
             let term = input.term("term")?;
+            let attempt = input.u64("attempt")?;
+            let epoch = input.u64("epoch")?;
             let payloads = input.list("payloads", 4, |input| input.bytes("payload"))?;
-            PeerMessage::Forward(Forward { term, payloads })
+            PeerMessage::Forward(Forward { term, attempt, epoch, payloads })
         }
         kind::FORWARD_REFUSED => {
             let term = input.term("term")?;
+            let attempt = input.u64("attempt")?;
             let refusal = match input.u8("refusal")? {
                 0 => Refusal::NotLeader,
                 1 => Refusal::Overloaded,
@@ -324,7 +330,7 @@ fn get_node_message(input: &mut Reader, kind: u16) -> Decoded<PeerMessage> {
                 other => return Err(bad_value(input, "refusal", other)),
             };
             let requests = input.list("requests", 8, |input| input.u64("request"))?;
-            PeerMessage::ForwardRefused(ForwardRefused { term, requests, refusal })
+            PeerMessage::ForwardRefused(ForwardRefused { term, attempt, requests, refusal })
         }
         kind::FORWARD_ADMIN => {
             let request = input.u64("request")?;

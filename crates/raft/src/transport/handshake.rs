@@ -18,7 +18,7 @@ use std::fmt;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use hmac::{Hmac, KeyInit, Mac};
-use raft_core::{ClusterId, GroupId, Incarnation, MemberId, NodeId};
+use raft_core::{ClusterId, GroupId, NodeId};
 use sha2::Sha256;
 
 use super::body;
@@ -222,7 +222,7 @@ pub struct Facts {
     /// Its cluster; `None` before formation.
     pub cluster: Option<ClusterId>,
     /// The members' data directories.
-    pub members: BTreeMap<MemberId, Incarnation>,
+    pub members: BTreeSet<NodeId>,
     /// Nodes that may never come back.
     pub removed: BTreeSet<NodeId>,
     /// The highest epochs known of others.
@@ -270,9 +270,10 @@ impl Facts {
         }
         // Before formation an empty data directory asks who is there: then it may be any.
         if hello.cluster.is_some()
-            && let Some(known) = self.members.get(&hello.node.member)
-            && *known != hello.node.incarnation
+            && !self.members.contains(&hello.node)
+            && let Some(known) = self.members.iter().find(|known| known.member == hello.node.member)
         {
+            let known = known.incarnation;
             return Err(Refused::new(
                 RefusedReason::OtherIncarnation,
                 format!(

@@ -7,13 +7,16 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 use raft_core::{ClusterId, EntryId, LogIdentity, Membership, NodeId, Rng};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, broadcast, mpsc};
 
 use super::codec::{self, Sender};
 use super::handshake::{Facts, PROTOCOL_MAX, PROTOCOL_MIN};
 use super::{BULK_QUEUE_BYTES_MAX, CONTROL_QUEUE_BYTES_MAX, Event, Local, Settings};
 use crate::io::{Network, Stream};
 use crate::message::{Hello, PeerMessage};
+
+/// Orders to close connections that a connection may not have heard yet; one that missed some closes as well.
+const CLOSED_MAX: usize = 16;
 
 /// Counters, monotonic since the start.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -45,6 +48,8 @@ pub(super) struct Hub {
     routes: RefCell<BTreeMap<(NodeId, Stream), Rc<Outbox>>>,
     /// Peers that closed on purpose and have not come back.
     goodbyes: RefCell<BTreeSet<NodeId>>,
+    /// Nodes whose connections are to be closed.
+    closed: broadcast::Sender<NodeId>,
     events: mpsc::UnboundedSender<Event>,
     stats: Cell<Stats>,
     rng: RefCell<Rng>,
@@ -60,7 +65,7 @@ impl Hub {
         let facts = Facts {
             node: settings.node,
             cluster: local.cluster,
-            members: BTreeMap::new(),
+            members: BTreeSet::new(),
             removed: BTreeSet::new(),
             epochs_seen: BTreeMap::new(),
         };
@@ -70,6 +75,7 @@ impl Hub {
             facts: RefCell::new(facts),
             routes: RefCell::default(),
             goodbyes: RefCell::default(),
+            closed: broadcast::channel(CLOSED_MAX).0,
             events,
             stats: Cell::default(),
             rng: RefCell::new(Rng::new(seed)),
@@ -140,6 +146,12 @@ impl Hub {
         self.goodbyes.borrow_mut().remove(&node);
         routes.insert((node, stream), Rc::clone(outbox));
         true
+    }
+
+    /// Resolves when the connections of `node` are to be closed.
+    pub(super) fn told_to_close(&self, node: NodeId) -> impl Future<Output = ()> + use<> {
+        let mut closed = self.closed.subscribe();
+        async move { while closed.recv().await.is_ok_and(|closed| closed != node) {} }
     }
 
     /// Whether a connection already is the way to a peer.
@@ -288,14 +300,24 @@ impl TcpNetwork {
         self.hub.facts.borrow_mut().epochs_seen.insert(peer, epoch);
     }
 
-    /// The *committed* configuration: who may connect as whom, and who never again. A node on its way out of a
-    /// joint configuration still belongs to it.
-    pub fn set_membership(&self, membership: &Membership) {
+    /// Who may connect as whom: the members of the configuration in force and of the *committed* one. Who never
+    /// again: those that the committed one has removed and neither contains. What is not committed may still be
+    /// undone, and a node on its way out of a joint configuration still belongs to it.
+    pub fn set_membership(&self, in_force: &Membership, committed: &Membership) {
         let mut facts = self.hub.facts.borrow_mut();
-        facts.members =
-            membership.members().map(|(node, _)| (node.member, node.incarnation)).collect();
-        let removed = membership.removed().iter().filter(|node| !membership.contains(**node));
+        let members = in_force.members().chain(committed.members());
+        facts.members = members.map(|(node, _)| node).collect();
+        let removed = committed
+            .removed()
+            .iter()
+            .filter(|node| !committed.contains(**node) && !in_force.contains(**node));
         facts.removed = removed.copied().collect();
+    }
+
+    /// Closes every connection from and to `node`, without a goodbye. They may come back.
+    pub fn disconnect(&self, node: NodeId) {
+        // Without any connection nobody listens.
+        self.hub.closed.send(node).ok();
     }
 
     /// Whether what is sent to `node` on `stream` now would travel.

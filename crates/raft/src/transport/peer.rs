@@ -346,6 +346,7 @@ impl Link {
             tokio::select! {
                 biased;
                 () = stopped(stop) => End::Stopped,
+                () = self.hub.told_to_close(established.hello.node) => End::Misbehaved,
                 end = self.watch(established, &mut reader) => end,
                 end = write => end,
             }

@@ -44,7 +44,8 @@ impl<S: StateMachine> Driver<S> {
         let rng = self.rng.split(3);
         let raft = Raft::new(config, formed.log_identity(), recovered, rng, now)
             .map_err(NodeError::Config)?;
-        self.check_configured(&founding, raft.membership())?;
+        self.check_configured(&founding, raft.membership(), now)?;
+        self.recovered_to = raft.last_log().index;
         let membership = Membership::clone(raft.membership());
         let gate = Gate::new(self.node, self.epoch, raft.last_log().index, membership, now);
         self.begin_running(raft, founding, applied);

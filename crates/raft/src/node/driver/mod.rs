@@ -28,10 +28,12 @@ use crate::node::formation::Formation;
 use crate::node::formation_message::{FormationMessage, FormationState, Founding};
 use crate::node::member_info::MemberInfo;
 use crate::node::pending::{Proposals, Reads};
+use crate::node::request::first_request;
 use crate::node::standing::Gate;
 use crate::node::status::{Phase, Status};
 use crate::transport::{PeerAddress, Refused, RefusedReason};
 
+mod forwards;
 mod lifecycle;
 mod peers;
 mod ports;
@@ -42,7 +44,7 @@ mod snapshots;
 mod tests;
 mod view;
 
-pub use ports::{Input, Outputs, SnapshotDone, SnapshotJob, run_snapshot_job};
+pub use ports::{Configurations, Input, Outputs, SnapshotDone, SnapshotJob, run_snapshot_job};
 
 /// Work for the apply thread that waits behind a snapshot being opened.
 #[derive(Debug)]
@@ -68,6 +70,8 @@ pub struct Driver<S: StateMachine> {
     rng: Rng,
     /// The own durable epoch (decision 10).
     epoch: u64,
+    /// The own durable epoch at which this life began.
+    began: u64,
     /// The highest epoch seen of every peer.
     peer_epochs: BTreeMap<NodeId, u64>,
     /// Peers to which what is sent on the control stream travels, and where they were dialled.
@@ -91,6 +95,8 @@ pub struct Driver<S: StateMachine> {
     handed: Index,
     /// The state machine has applied this. `applied <= handed`. Monotonic.
     applied: Index,
+    /// Where the log ended at the start: applying all that again is no backlog.
+    recovered_to: Index,
     /// The highest term of an entry handed to the apply thread.
     handed_term: Term,
     /// Not empty while a snapshot is being opened.
@@ -115,8 +121,11 @@ pub struct Driver<S: StateMachine> {
     forward_after: Option<Time>,
     /// The leader of this term refused as such; it is not asked again.
     not_leader: Option<(Term, NodeId)>,
-    /// The term in which forwards were appended, and whose.
-    forwards: (Term, BTreeMap<NodeId, BTreeSet<u64>>),
+    /// What others forwarded to this node.
+    forwards: forwards::Forwards,
+    /// The configured list is not the membership that this node knew at its start: whether it is the present one,
+    /// the cluster tells.
+    doubtful_list: Option<view::DoubtfulList>,
     /// When a removed node was told so last.
     removed_told: BTreeMap<NodeId, Time>,
     /// The own address is not as committed; announced last at this time.
@@ -156,12 +165,7 @@ impl<S: StateMachine> Driver<S> {
             DataState::Empty { identity, .. } => identity.node(),
             DataState::Formed(formed) => formed.identity.node(),
         };
-        let name = if settings.name.is_empty() { &settings.address } else { &settings.name };
-        let info = MemberInfo {
-            name: name.clone(),
-            peer_address: settings.address.clone(),
-            client_addresses: settings.client_addresses.clone(),
-        };
+        let info = settings.member_info();
         let limits = CheckpointLimits {
             entries: settings.checkpoint_entries,
             bytes: settings.checkpoint_bytes,
@@ -173,6 +177,7 @@ impl<S: StateMachine> Driver<S> {
             info,
             rng: rng.split(1),
             epoch: start.epoch,
+            began: start.epoch,
             peer_epochs: BTreeMap::new(),
             connected: BTreeMap::new(),
             callers: BTreeSet::new(),
@@ -185,6 +190,7 @@ impl<S: StateMachine> Driver<S> {
             arrived: None,
             handed: Index::ZERO,
             applied: Index::ZERO,
+            recovered_to: Index::ZERO,
             handed_term: Term(0),
             deferred: VecDeque::new(),
             checkpoints: Checkpoints::new(limits),
@@ -195,11 +201,12 @@ impl<S: StateMachine> Driver<S> {
             compactions: VecDeque::new(),
             log_full: false,
             proposals: Proposals::default(),
-            reads: Reads::default(),
+            reads: Reads::new(first_request(start.epoch)),
             admins: Admins::default(),
             forward_after: None,
             not_leader: None,
-            forwards: (Term(0), BTreeMap::new()),
+            forwards: forwards::Forwards::default(),
+            doubtful_list: None,
             removed_told: BTreeMap::new(),
             announced: None,
             stopping: None,
@@ -247,7 +254,8 @@ impl<S: StateMachine> Driver<S> {
         self.write_checkpoint();
         self.announce_address(now);
         self.progress_shutdown(now, network);
-        self.finish_turn()
+        self.check_list(now);
+        self.finish_turn(now)
     }
 
     fn input(&mut self, now: Time, input: Input<S>, network: &mut impl Network) {
@@ -266,7 +274,8 @@ impl<S: StateMachine> Driver<S> {
                 self.note_epoch(hello.node, hello.epoch);
                 // Of two nodes of which one is empty each must be able to answer the other.
                 let strangers = hello.cluster.is_none() || self.formation.is_some();
-                if strangers {
+                // A member that has moved is answered at its new address, or it could never announce that.
+                if strangers || self.has_moved(&hello) {
                     self.add_caller(hello.address);
                 }
             }
@@ -316,6 +325,13 @@ impl<S: StateMachine> Driver<S> {
         }
         self.connected.insert(hello.node, address);
         self.view.connections_changed();
+    }
+
+    fn has_moved(&self, hello: &Hello) -> bool {
+        let member = self.raft.as_ref().and_then(|raft| raft.membership().member(hello.node));
+        member
+            .and_then(|member| MemberInfo::decode(&member.info))
+            .is_some_and(|info| info.peer_address != hello.address)
     }
 
     fn on_disconnected(&mut self, now: Time, node: NodeId, stream: Stream, hint: bool) {
@@ -390,8 +406,8 @@ impl<S: StateMachine> Driver<S> {
         }
     }
 
-    fn finish_turn(&mut self) -> Outputs<S> {
-        self.publish();
+    fn finish_turn(&mut self, now: Time) -> Outputs<S> {
+        self.publish(now);
         let mut out = std::mem::take(&mut self.out);
         out.deadline = self.deadline();
         out.epoch = self.epoch;

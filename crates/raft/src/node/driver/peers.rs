@@ -1,27 +1,24 @@
 //! What other nodes say.
 
+use std::collections::BTreeSet;
+
 use raft_core::{
     Envelope, Member, Membership, MembershipStep, Message, NodeId, StateMachine, Time,
 };
 use tracing::{debug, info, warn};
 
 use super::{Driver, send_formation};
+use crate::entry_header::EntryHeader;
 use crate::error::{AdminError, NodeError};
 use crate::io::{Network, Stream};
 use crate::log::LogRequest;
-use crate::message::{
-    Admin, Forward, ForwardAdmin, ForwardAdminReply, ForwardRefused, PeerMessage, Refusal,
-};
+use crate::message::{Admin, ForwardAdmin, ForwardAdminReply, PeerMessage};
 use crate::node::admin::Origin;
-use crate::node::entry_header::EntryHeader;
-use crate::node::formation_message::FormationMessage;
+use crate::node::formation_message::{FormationMessage, Founding, is_gone};
 use crate::node::member_info::MemberInfo;
 
 /// What a node answers to an administrator's request that only the leader can take.
 const NOT_LEADER: &str = "not leader";
-/// Numbers of forwarded proposals remembered for each follower in one term: a frame that a network delivers twice
-/// is appended once.
-const FORWARDS_MAX: usize = 1 << 16;
 /// A removed node is told so no more often than this.
 const REMOVED_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -32,6 +29,24 @@ pub(super) fn membership_refused(error: raft_core::MembershipError) -> AdminErro
     } else {
         AdminError::Refused(error)
     }
+}
+
+/// Whether the configured `address` still waits for the member that did not take part in the founding. A founder's
+/// or an admitted member's former address is none of that kind: who appears there is nobody that was meant.
+fn is_vacant(founding: &Founding, membership: &Membership, address: &str) -> bool {
+    let address_of =
+        |member: &Member| MemberInfo::decode(&member.info).map(|info| info.peer_address);
+    let founders: BTreeSet<String> =
+        founding.members.members().filter_map(|(_, member)| address_of(member)).collect();
+    let slots: BTreeSet<&str> = founding
+        .configured
+        .iter()
+        .map(String::as_str)
+        .filter(|configured| !founders.contains(*configured))
+        .collect();
+    // Every later member may have come in through one of the slots and moved since.
+    let later = membership.members().filter(|(node, _)| !founding.members.contains(*node)).count();
+    slots.contains(address) && later < slots.len() && membership.removed().is_empty()
 }
 
 impl<S: StateMachine> Driver<S> {
@@ -109,19 +124,20 @@ impl<S: StateMachine> Driver<S> {
                 send_formation(network, from, &formed());
             }
             FormationMessage::Formed { founding: theirs, committed } => {
-                if theirs.cluster == founding.cluster && committed.removed().contains(&self.node) {
+                if theirs.cluster == founding.cluster && is_gone(&committed, self.node) {
                     self.end(Err(NodeError::Removed));
                 }
             }
-            FormationMessage::StandingAsk { .. } if committed.removed().contains(&from) => {
+            FormationMessage::StandingAsk { .. } if is_gone(committed, from) => {
                 send_formation(network, from, &formed());
             }
-            FormationMessage::StandingAsk { .. } => {
+            FormationMessage::StandingAsk { epoch: asked } => {
                 let acknowledged = raft
                     .progress()
                     .find(|(node, _)| *node == from)
                     .map_or(raft_core::Index::ZERO, |(_, progress)| progress.match_index());
                 let reply = FormationMessage::StandingReply {
+                    asked,
                     epoch_seen: self.peer_epochs.get(&from).copied().unwrap_or(0),
                     acknowledged,
                     commit_index: raft.commit_index(),
@@ -130,13 +146,14 @@ impl<S: StateMachine> Driver<S> {
                 send_formation(network, from, &reply);
             }
             FormationMessage::StandingReply {
+                asked,
                 epoch_seen,
                 acknowledged,
                 commit_index,
                 committed,
             } => {
                 if let Some(gate) = &mut self.gate {
-                    gate.answer(from, epoch_seen, acknowledged, commit_index, &committed);
+                    gate.answer(from, asked, epoch_seen, acknowledged, commit_index, &committed);
                 }
             }
             FormationMessage::Promise { .. }
@@ -162,91 +179,18 @@ impl<S: StateMachine> Driver<S> {
                 || MemberInfo::decode(&member.info)
                     .is_some_and(|info| info.peer_address == *address)
         });
-        let vacant =
-            founding.configured.contains(address) && !known && membership.removed().is_empty();
+        let vacant = !known && is_vacant(founding, membership, address);
         if !vacant || !raft.is_established() || self.admins.is_admitting(node) {
             return;
         }
         info!(%node, address, "admits a configured member that was not there when the cluster formed");
         let member = Member { info: info.encode(), auto_promote: true };
-        let change = self.admins.begin_change(Origin::Own(node));
+        let change = self.admins.begin_change(raft.current_term(), Origin::Own(node));
         let steps = vec![MembershipStep::AddLearner { node, member }];
         if let Err(error) = raft.change_membership(now, change, steps, bytes::Bytes::new()) {
             debug!(%node, %error, "not admitted now");
             self.admins.end_change(change);
         }
-    }
-
-    /// A follower's proposals: appended once, or refused for certain.
-    fn on_forward(
-        &mut self,
-        now: Time,
-        from: NodeId,
-        forward: Forward,
-        network: &mut impl Network,
-    ) {
-        let Some(raft) = &mut self.raft else { return };
-        let term = raft.current_term();
-        if self.forwards.0 != term {
-            self.forwards = (term, std::collections::BTreeMap::new());
-        }
-        let mut requests = Vec::with_capacity(forward.payloads.len());
-        let mut payloads = Vec::with_capacity(forward.payloads.len());
-        let seen = self.forwards.1.entry(from).or_default();
-        for payload in forward.payloads {
-            // What cannot be answered must not be appended either.
-            let Ok((header, _)) = EntryHeader::decode(&payload) else {
-                warn!(peer = %from, "forwards something that is no proposal; it is ignored");
-                continue;
-            };
-            if header.proposer == from && !(forward.term == term && seen.contains(&header.request))
-            {
-                requests.push(header.request);
-                payloads.push(payload);
-            }
-        }
-        if requests.is_empty() {
-            return;
-        }
-        let busy = self.log_full || self.stopping.is_some();
-        let outcome = if forward.term != term {
-            Err(Refusal::NotLeader)
-        } else if busy {
-            Err(Refusal::Transferring)
-        } else {
-            raft.propose(now, payloads).map_err(|error| match error {
-                raft_core::ProposeError::NotLeader { .. } => Refusal::NotLeader,
-                raft_core::ProposeError::Overloaded => Refusal::Overloaded,
-                raft_core::ProposeError::Transferring => Refusal::Transferring,
-            })
-        };
-        match outcome {
-            Ok(_) => {
-                seen.extend(requests);
-                while seen.len() > FORWARDS_MAX {
-                    seen.pop_first();
-                }
-            }
-            Err(refusal) => {
-                let refusal = if self.log_full { Refusal::Overloaded } else { refusal };
-                let refused = ForwardRefused { term: forward.term, requests, refusal };
-                network.send(from, Stream::Control, PeerMessage::ForwardRefused(refused));
-            }
-        }
-    }
-
-    fn on_forward_refused(&mut self, now: Time, from: NodeId, refused: &ForwardRefused) {
-        debug!(peer = %from, refusal = ?refused.refusal, count = refused.requests.len(), "forward refused");
-        self.proposals.refused(Some(from), refused.term, &refused.requests, refused.refusal);
-        match refused.refusal {
-            Refusal::NotLeader => self.not_leader = Some((refused.term, from)),
-            Refusal::Transferring => self.wait_before_forwarding(now),
-            Refusal::Overloaded => {}
-        }
-    }
-
-    pub(super) fn wait_before_forwarding(&mut self, now: Time) {
-        self.forward_after = Some(now.after(self.settings.heartbeat_interval / 4));
     }
 
     fn on_forward_admin(
@@ -293,7 +237,7 @@ impl<S: StateMachine> Driver<S> {
                 };
                 info!(?steps, "membership change");
                 let header = EntryHeader { proposer, request, session: None };
-                let change = self.admins.begin_change(origin);
+                let change = self.admins.begin_change(raft.current_term(), origin);
                 if let Err(error) = raft.change_membership(now, change, steps, header.to_bytes()) {
                     self.admins.end_change(change);
                     self.tell_admin(origin, Err(membership_refused(error)), network);
@@ -355,7 +299,7 @@ impl<S: StateMachine> Driver<S> {
             return;
         }
         let committed = Membership::clone(raft.committed_membership());
-        self.removed_told.retain(|node, _| committed.removed().contains(node));
+        self.removed_told.retain(|node, _| is_gone(&committed, *node));
         self.removed_told.insert(node, now);
         let formed = FormationMessage::Formed { founding: founding.clone(), committed };
         send_formation(network, node, &formed);

@@ -130,6 +130,16 @@ where
     }
 }
 
+/// Who belongs to the cluster. A configuration counts for the protocol as soon as it is appended, but nobody is turned
+/// away for one that may still be undone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Configurations {
+    /// The latest one in the log.
+    pub in_force: Arc<Membership>,
+    /// The latest one that is committed.
+    pub committed: Arc<Membership>,
+}
+
 /// Everything to be done after a turn. The lists are in order, each for its own thread.
 #[derive(Debug)]
 pub struct Outputs<S: StateMachine> {
@@ -145,8 +155,10 @@ pub struct Outputs<S: StateMachine> {
     pub status: Option<Arc<Status>>,
     /// Whom to dial from now on, when that changed.
     pub dial: Option<Vec<PeerAddress>>,
-    /// The configuration in force, when it changed: who may connect.
-    pub membership: Option<Arc<Membership>>,
+    /// The configurations, when one of them changed: who may connect.
+    pub membership: Option<Configurations>,
+    /// Peers that said what cannot be: their connections are to be closed (decision 12).
+    pub disconnect: Vec<NodeId>,
     /// The cluster formed or was joined.
     pub formed: Option<raft_core::ClusterId>,
     /// The own durable epoch, for every frame.
@@ -169,6 +181,7 @@ impl<S: StateMachine> Default for Outputs<S> {
             status: None,
             dial: None,
             membership: None,
+            disconnect: Vec::new(),
             formed: None,
             epoch: 0,
             last_durable: EntryId::ZERO,

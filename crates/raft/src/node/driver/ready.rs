@@ -8,13 +8,12 @@ use tracing::{debug, error, info, trace, warn};
 
 use super::{Deferred, Driver, SnapshotJob};
 use crate::apply::{ApplyCompletion, ApplyRequest};
-use crate::error::{AdminError, DataError, NodeError};
+use crate::entry_header::EntryHeader;
+use crate::error::{AdminError, NodeError};
 use crate::io::{Network, Stream};
 use crate::log::LogRequest;
 use crate::message::PeerMessage;
-use crate::node::entry_header::EntryHeader;
-use crate::node::formation_message::Founding;
-use crate::node::request::ProposeWaiter;
+use crate::waiter::ProposeWaiter;
 
 impl<S: StateMachine> Driver<S> {
     pub(super) fn work_off_ready(&mut self, now: Time, network: &mut impl Network) {
@@ -42,6 +41,10 @@ impl<S: StateMachine> Driver<S> {
         }
         for event in events {
             self.on_event(now, event, network);
+        }
+        if let Some(raft) = &self.raft {
+            // After the events, which tell whoever asked an earlier term's leader for a change that was dropped.
+            self.admins.term_began(raft.current_term());
         }
         if let Some(meta) = restore {
             self.on_restore(meta);
@@ -137,10 +140,12 @@ impl<S: StateMachine> Driver<S> {
 
     fn on_membership_committed(&mut self, entry: &Entry) {
         let Some((membership, context)) = Membership::decode(&entry.payload) else { return };
-        let request = EntryHeader::decode(&context)
-            .ok()
-            .filter(|(header, _)| header.proposer == self.node)
-            .map(|(header, _)| header.request);
+        let header = EntryHeader::decode(&context).ok().map(|(header, _)| header);
+        if let Some(header) = &header {
+            self.admins.appended(header.proposer, header.request, self.node);
+        }
+        let request =
+            header.filter(|header| header.proposer == self.node).map(|header| header.request);
         info!(index = %entry.id.index, ?membership, "membership committed");
         self.admins.committed(entry.id.index, &membership, request);
         self.leave_if_removed(&membership);
@@ -204,7 +209,9 @@ impl<S: StateMachine> Driver<S> {
                 }
             }
             Event::Contradiction { from, what } => {
-                error!(peer = %from, ?what, "a peer says what cannot be; one of the two is damaged");
+                self.out.disconnect.push(from);
+                error!(peer = %from, ?what, "a peer says what cannot be; one of the two is damaged; the \
+                     connection is closed");
             }
             Event::UnknownPeer { from, removed: true } => self.tell_removed(now, from, network),
             event @ (Event::BecamePreCandidate { .. }
@@ -244,24 +251,5 @@ impl<S: StateMachine> Driver<S> {
         if let Some(raft) = &mut self.raft {
             raft.applied(now, index);
         }
-    }
-
-    /// Refuses a configured list that is neither the one by which the cluster formed nor the present membership
-    /// (decision 4).
-    pub(super) fn check_configured(
-        &self,
-        founding: &Founding,
-        membership: &Membership,
-    ) -> Result<(), NodeError> {
-        if let Some(owner) = super::view::owner_elsewhere(&self.settings, self.node, membership) {
-            return Err(NodeError::Data(DataError::OtherMember {
-                path: self.settings.data_dir.clone(),
-                expected: self.settings.address.clone(),
-                found: owner,
-                member: self.node.member,
-            }));
-        }
-        super::view::check_configured(&self.settings, self.node, founding, membership)
-            .map_err(NodeError::Config)
     }
 }

@@ -12,7 +12,7 @@ use crate::io::{Network, Stream};
 use crate::message::{Admin, Forward, ForwardAdmin, PeerMessage, Refusal};
 use crate::node::admin::Origin;
 use crate::node::member_info::MemberInfo;
-use crate::node::pending::Read;
+use crate::node::pending::{Leaving, Read};
 use crate::node::request::{Request, first_request};
 
 /// Adding a member includes that it copies all data: it may take this long.
@@ -73,7 +73,8 @@ impl<S: StateMachine> Driver<S> {
 
     fn backlog_is_full(&self) -> bool {
         let committed = self.raft.as_ref().map_or(Index::ZERO, raft_core::Raft::commit_index);
-        committed.since(self.applied) > self.settings.backlog_entries_max
+        // What a restart applies again was acknowledged before it: refusing writes would not make it less.
+        committed.since(self.applied.max(self.recovered_to)) > self.settings.backlog_entries_max
     }
 
     fn member_at(&self, address: &str) -> Option<raft_core::NodeId> {
@@ -98,14 +99,14 @@ impl<S: StateMachine> Driver<S> {
         }
         if leader == self.node {
             if self.proposals.any_held() && self.stopping.is_none() {
-                let (requests, payloads) = self.proposals.leave(term, None);
+                let Leaving { attempt, requests, payloads } = self.proposals.leave(term, None);
                 if let Err(error) = raft.propose(now, payloads) {
                     let refusal = match error {
                         raft_core::ProposeError::NotLeader { .. } => Refusal::NotLeader,
                         raft_core::ProposeError::Overloaded => Refusal::Overloaded,
                         raft_core::ProposeError::Transferring => Refusal::Transferring,
                     };
-                    self.proposals.refused(None, term, &requests, refusal);
+                    self.proposals.refused(None, term, attempt, &requests, refusal);
                     if refusal != Refusal::Overloaded {
                         self.wait_before_forwarding(now);
                     }
@@ -121,12 +122,14 @@ impl<S: StateMachine> Driver<S> {
             return;
         }
         if self.proposals.any_held() {
-            let (_, payloads) = self.proposals.leave(term, Some(leader));
+            let epoch = self.peer_epochs.get(&leader).copied().unwrap_or(0);
+            let Leaving { attempt, payloads, .. } = self.proposals.leave(term, Some(leader));
             let mut batch = Vec::new();
             let mut bytes = 0;
             for payload in payloads {
                 if bytes + payload.len() > FORWARD_BYTES_MAX && !batch.is_empty() {
-                    let forward = Forward { term, payloads: std::mem::take(&mut batch) };
+                    let payloads = std::mem::take(&mut batch);
+                    let forward = Forward { term, attempt, epoch, payloads };
                     network.send(leader, Stream::Control, PeerMessage::Forward(forward));
                     bytes = 0;
                 }
@@ -134,7 +137,7 @@ impl<S: StateMachine> Driver<S> {
                 batch.push(payload);
             }
             if !batch.is_empty() {
-                let forward = Forward { term, payloads: batch };
+                let forward = Forward { term, attempt, epoch, payloads: batch };
                 network.send(leader, Stream::Control, PeerMessage::Forward(forward));
             }
         }

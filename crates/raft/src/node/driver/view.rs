@@ -3,38 +3,53 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use raft_core::{ConfigError, Index, Membership, NodeId, RoleKind, StateMachine};
+use raft_core::{ConfigError, Index, Membership, NodeId, RoleKind, StateMachine, Time};
+use tokio::sync::oneshot::{self, Receiver};
+use tracing::{info, warn};
 
-use super::Driver;
+use super::{Configurations, Driver};
+use crate::error::{DataError, NodeError, ReadError};
 use crate::node::builder::Settings;
 use crate::node::formation_message::Founding;
 use crate::node::member_info::MemberInfo;
+use crate::node::pending::Read;
 use crate::node::status::{MemberStatus, RoleName, Status};
 use crate::transport::PeerAddress;
 
 /// Addresses of unknown nodes that have connected and are dialled in return.
 const CALLERS_MAX: usize = 64;
 
+/// A configured list that this node's own data does not confirm.
+#[derive(Debug)]
+pub(super) struct DoubtfulList {
+    /// Answered when this node knows the present membership.
+    known: Receiver<Result<Index, ReadError>>,
+}
+
 /// What was shown last, so that an unchanged part costs nothing.
 #[derive(Debug, Default)]
 pub(super) struct View {
-    membership: Option<Arc<Membership>>,
+    configurations: Option<Configurations>,
     infos: BTreeMap<NodeId, Arc<MemberInfo>>,
-    /// The list of members is as it was shown last.
-    members_shown: bool,
-    /// What the list of addresses to dial was made of last, as far as counting tells.
-    dial_made_of: Option<(u64, usize, bool)>,
+    /// Since when the list of members is as it was shown last; `None`: something of it has changed since.
+    members_shown: Option<Time>,
+    /// What the list of addresses to dial was made of last.
+    dial_made_of: Option<(u64, u64, bool)>,
 }
 
 impl View {
     pub(super) const fn connections_changed(&mut self) {
-        self.members_shown = false;
+        self.members_shown = None;
     }
 
-    /// True when the configuration is another one than before.
-    fn update(&mut self, membership: &Arc<Membership>) -> bool {
-        if self.membership.as_ref().is_some_and(|shown| Arc::ptr_eq(shown, membership)) {
-            return false;
+    /// True when a configuration is another one than before.
+    fn update(&mut self, membership: &Arc<Membership>, committed: &Arc<Membership>) -> bool {
+        if let Some(shown) = &mut self.configurations
+            && Arc::ptr_eq(&shown.in_force, membership)
+        {
+            let same = Arc::ptr_eq(&shown.committed, committed);
+            shown.committed = Arc::clone(committed);
+            return !same;
         }
         self.infos = membership
             .members()
@@ -42,8 +57,9 @@ impl View {
                 (node, Arc::new(MemberInfo::decode(&member.info).unwrap_or_default()))
             })
             .collect();
-        self.membership = Some(Arc::clone(membership));
-        self.members_shown = false;
+        let (in_force, committed) = (Arc::clone(membership), Arc::clone(committed));
+        self.configurations = Some(Configurations { in_force, committed });
+        self.members_shown = None;
         self.dial_made_of = None;
         true
     }
@@ -51,7 +67,7 @@ impl View {
 
 impl<S: StateMachine> Driver<S> {
     /// Compares everything that others see with what they saw last.
-    pub(super) fn publish(&mut self) {
+    pub(super) fn publish(&mut self, now: Time) {
         let status = match &self.raft {
             None => Status {
                 phase: self.phase.clone(),
@@ -60,8 +76,8 @@ impl<S: StateMachine> Driver<S> {
             },
             Some(raft) => {
                 let membership = raft.membership();
-                if self.view.update(membership) {
-                    self.out.membership = Some(Arc::clone(membership));
+                if self.view.update(membership, raft.committed_membership()) {
+                    self.out.membership.clone_from(&self.view.configurations);
                 }
                 let role = match raft.role() {
                     RoleKind::Follower if !membership.is_voter(self.node) => RoleName::Learner,
@@ -70,10 +86,15 @@ impl<S: StateMachine> Driver<S> {
                     RoleKind::Leader => RoleName::Leader,
                 };
                 let leads = role == RoleName::Leader;
-                let members = if self.view.members_shown && !leads && !self.status.is_leader() {
+                // Followers' positions change all the time: a leader shows them once a heartbeat.
+                let interval = self.settings.heartbeat_interval;
+                let fresh = self.view.members_shown.is_some_and(|shown| {
+                    leads == self.status.is_leader() && (!leads || now.since(shown) < interval)
+                });
+                let members = if fresh {
                     Arc::clone(&self.status.members)
                 } else {
-                    self.view.members_shown = true;
+                    self.view.members_shown = Some(now);
                     self.members(raft)
                 };
                 Status {
@@ -98,7 +119,7 @@ impl<S: StateMachine> Driver<S> {
             self.status = Arc::new(status);
             self.out.status = Some(Arc::clone(&self.status));
         }
-        let made_of = Some((self.callers_changed, self.admins.unseen().count(), self.ended));
+        let made_of = Some((self.callers_changed, self.admins.unseen_changes(), self.ended));
         if made_of != self.view.dial_made_of {
             self.view.dial_made_of = made_of;
             let dial = self.dial_list();
@@ -106,6 +127,62 @@ impl<S: StateMachine> Driver<S> {
                 self.dialled.clone_from(&dial);
                 self.out.dial = Some(dial);
             }
+        }
+    }
+
+    /// Refuses data that cannot be this member's, and a configured list that is neither the one by which the cluster
+    /// formed nor the present membership (decision 4). A list that only disagrees with what this node knows may be
+    /// newer than its data: then its peers tell.
+    pub(super) fn check_configured(
+        &mut self,
+        founding: &Founding,
+        membership: &Membership,
+        now: Time,
+    ) -> Result<(), NodeError> {
+        if let Some(owner) = owner_elsewhere(&self.settings, self.node, membership) {
+            return Err(NodeError::Data(DataError::OtherMember {
+                path: self.settings.data_dir.clone(),
+                expected: self.settings.address.clone(),
+                found: owner,
+                member: self.node.member,
+            }));
+        }
+        let checked = check_configured(&self.settings, self.node, founding, membership);
+        if let Err(error) = checked {
+            if membership.members().all(|(node, _)| node == self.node) {
+                return Err(NodeError::Config(error));
+            }
+            warn!(
+                "{error}. This member may have missed the change: it starts, and asks the others"
+            );
+            self.doubtful_list = Some(DoubtfulList { known: self.ask_for_list(now) });
+        }
+        Ok(())
+    }
+
+    /// A linearizable read: once it is answered, every configuration committed before is known here.
+    fn ask_for_list(&mut self, now: Time) -> Receiver<Result<Index, ReadError>> {
+        let (waiter, known) = oneshot::channel();
+        self.reads.gather(Read::Index(waiter), now.after(self.settings.request_timeout()));
+        known
+    }
+
+    /// Decides about a doubtful list once this node knows what the cluster knows.
+    pub(super) fn check_list(&mut self, now: Time) {
+        let Some(doubtful) = &mut self.doubtful_list else { return };
+        let Ok(answer) = doubtful.known.try_recv() else { return };
+        if answer.is_err() {
+            if self.stopping.is_none() && !self.ended {
+                self.doubtful_list = Some(DoubtfulList { known: self.ask_for_list(now) });
+            }
+            return;
+        }
+        self.doubtful_list = None;
+        let (Some(raft), Some(founding)) = (&self.raft, &self.founding) else { return };
+        let committed = raft.committed_membership();
+        match check_configured(&self.settings, self.node, founding, committed) {
+            Ok(()) => info!("the configured list is the cluster's present membership"),
+            Err(error) => self.end(Err(NodeError::Config(error))),
         }
     }
 
@@ -156,8 +233,8 @@ impl<S: StateMachine> Driver<S> {
         for address in self.admins.unseen() {
             dial.insert(address, None);
         }
-        if let Some(membership) = &self.view.membership {
-            for (node, _) in membership.members() {
+        if let Some(Configurations { in_force, .. }) = &self.view.configurations {
+            for (node, _) in in_force.members() {
                 if let Some(info) = self.view.infos.get(&node) {
                     dial.insert(&info.peer_address, Some(node));
                 }
@@ -173,11 +250,7 @@ impl<S: StateMachine> Driver<S> {
 
 /// The member whose data this is, when the configuration gives that member another address than this one: a folder
 /// that was copied, or an index that was mixed up. Two nodes of one identity would vote twice.
-pub(super) fn owner_elsewhere(
-    settings: &Settings,
-    node: NodeId,
-    membership: &Membership,
-) -> Option<String> {
+fn owner_elsewhere(settings: &Settings, node: NodeId, membership: &Membership) -> Option<String> {
     let info = MemberInfo::decode(&membership.member(node)?.info)?;
     let elsewhere =
         info.peer_address != settings.address && settings.peers.contains(&info.peer_address);
@@ -185,7 +258,7 @@ pub(super) fn owner_elsewhere(
 }
 
 /// Refuses a configured list that is neither the one by which the cluster formed nor the present membership.
-pub(super) fn check_configured(
+fn check_configured(
     settings: &Settings,
     node: NodeId,
     founding: &Founding,

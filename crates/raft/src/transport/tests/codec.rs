@@ -123,10 +123,12 @@ fn a_longer_header_is_skipped() {
 fn a_count_allocates_nothing_that_is_not_there() {
     let message = PeerMessage::Forward(crate::message::Forward {
         term: raft_core::Term(1),
+        attempt: 1,
+        epoch: 1,
         payloads: vec![Bytes::from_static(b"x")],
     });
     let mut frame = encoded(&message).to_vec();
-    frame[HEADER_BYTES + 8..HEADER_BYTES + 12].copy_from_slice(&u32::MAX.to_le_bytes());
+    frame[HEADER_BYTES + 24..HEADER_BYTES + 28].copy_from_slice(&u32::MAX.to_le_bytes());
     assert_eq!(problem(frame), Problem::TooMany { what: "payloads", count: u32::MAX });
 }
 

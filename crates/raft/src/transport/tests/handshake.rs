@@ -25,7 +25,7 @@ fn end(member: u64) -> End {
     let facts = Facts {
         node: node(member),
         cluster: Some(ClusterId(7)),
-        members: [1, 2].map(|n| (node(n).member, node(n).incarnation)).into(),
+        members: [1, 2].map(node).into(),
         removed: BTreeSet::new(),
         epochs_seen: BTreeMap::new(),
     };
@@ -167,7 +167,8 @@ fn every_reason_to_refuse() {
     assert_refused(&one, &two, RefusedReason::OtherNode, false);
 
     let (one, mut two) = (end(1), end(2));
-    two.facts.members.insert(MemberId(1), Incarnation(1));
+    two.facts.members.remove(&node(1));
+    two.facts.members.insert(NodeId::new(1, 1));
     assert_refused(&one, &two, RefusedReason::OtherIncarnation, true);
 
     assert_refused(&end(1), &end(1), RefusedReason::Myself, true);

@@ -386,7 +386,8 @@ fn refusals_are_reported_with_their_reason() {
         let two = start(settings(node(2)), local()).await;
         let members = Membership::from_voters([1, 2].map(|n| (node(n), Bytes::new())));
         let removed = members.change(&[MembershipStep::Remove(node(1))]).expect("it is a member");
-        two.network.set_membership(&removed.leave_joint());
+        let removed = removed.leave_joint();
+        two.network.set_membership(&removed, &removed);
         one.dial(&[&two]);
         let refused = one.refused().await;
         assert_eq!((refused.reason, refused.by_peer), (RefusedReason::Removed, true));
@@ -410,10 +411,12 @@ fn a_removed_member_learns_it_from_its_next_message() {
         let (mut one, mut two) = pair().await;
         let members = Membership::from_voters([1, 2].map(|n| (node(n), Bytes::new())));
         let joint = members.change(&[MembershipStep::Remove(node(1))]).expect("it is a member");
-        two.network.set_membership(&joint);
+        let gone = joint.leave_joint();
+        // Appended, not committed: it may still be undone.
+        two.network.set_membership(&gone, &joint);
         one.say(node(2), b"still a voter of the old half");
         assert_eq!(two.message().await.0, node(1));
-        two.network.set_membership(&joint.leave_joint());
+        two.network.set_membership(&gone, &gone);
         one.say(node(2), b"gone");
         let refused = one.refused().await;
         assert_eq!((refused.reason, refused.by_peer), (RefusedReason::Removed, true));

@@ -194,6 +194,8 @@ pub(super) fn messages() -> Vec<(&'static str, PeerMessage)> {
             "forward",
             PeerMessage::Forward(Forward {
                 term,
+                attempt: 3,
+                epoch: 12,
                 payloads: vec![Bytes::from_static(b"one"), Bytes::new()],
             }),
         ),
@@ -201,6 +203,7 @@ pub(super) fn messages() -> Vec<(&'static str, PeerMessage)> {
             "forward_refused",
             PeerMessage::ForwardRefused(ForwardRefused {
                 term,
+                attempt: 3,
                 requests: vec![1, 2, 3],
                 refusal: Refusal::Overloaded,
             }),
@@ -299,11 +302,16 @@ pub(super) fn any_message() -> impl Strategy<Value = PeerMessage> {
         3 => proptest::sample::select(samples),
         4 => any_append_entries(),
         1 => (any::<u64>(), vec(any_bytes(), 0..20)).prop_map(|(term, payloads)| {
-            PeerMessage::Forward(Forward { term: Term(term), payloads })
+            PeerMessage::Forward(Forward { term: Term(term), attempt: term, epoch: !term, payloads })
         }),
         1 => (any::<u64>(), vec(any::<u64>(), 0..50)).prop_map(|(term, requests)| {
             let refusal = Refusal::NotLeader;
-            PeerMessage::ForwardRefused(ForwardRefused { term: Term(term), requests, refusal })
+            PeerMessage::ForwardRefused(ForwardRefused {
+                term: Term(term),
+                attempt: !term,
+                requests,
+                refusal,
+            })
         }),
         1 => (any_id(), any::<u32>(), any::<u64>(), any_bytes()).prop_map(
             |(snapshot, blob, offset, bytes)| {

@@ -1,0 +1,182 @@
+//! Members that come, go and move, and what may be concluded from that.
+
+use super::*;
+use crate::node::formation_message::FormationMessage;
+use raft_core::Membership;
+
+fn add(
+    world: &mut World,
+    asker: usize,
+    number: usize,
+) -> oneshot::Receiver<Result<Index, AdminError>> {
+    let (waiter, answer) = oneshot::channel();
+    let info = MemberInfo { peer_address: address(number), ..MemberInfo::default() };
+    let request = world.up(asker).next_request;
+    world.up(asker).next_request += 1;
+    world.request(asker, Request::Add { request, info, voter: true, waiter });
+    answer
+}
+
+fn ended(world: &World, number: usize) -> bool {
+    world.nodes[&address(number)].up.as_ref().unwrap().end.is_some()
+}
+
+#[test]
+fn a_removal_that_is_not_committed_turns_nobody_away() {
+    let mut world = World::cluster(4);
+    let leader = world.until_leader();
+    let others: Vec<usize> = (1..=4).filter(|number| *number != leader).collect();
+    let victim = world.status(others[0]).node;
+    // Two of four are no quorum: the joint configuration stays uncommitted.
+    world.kill(others[1]);
+    world.kill(others[2]);
+    let steps = vec![raft_core::MembershipStep::Remove(victim)];
+    let _answer = world.admin(leader, Admin::Membership(steps));
+    world.until("appended", |world| world.status(leader).membership.is_joint());
+    world.run(Duration::from_millis(50));
+    let configurations = world.up(leader).configurations.clone().unwrap();
+    assert!(configurations.in_force.removed().contains(&victim));
+    assert!(configurations.committed.removed().is_empty(), "it is not committed");
+    // The one that is to go restarts meanwhile: it is told nothing of a removal.
+    world.kill(others[0]);
+    world.start(others[0]);
+    world.start(others[1]);
+    world.until("committed", |world| {
+        let removed = |number| world.status(number).membership.removed().contains(&victim);
+        world.leader().is_some_and(removed) || ended(world, others[0])
+    });
+}
+
+#[test]
+fn a_member_on_its_way_out_of_a_joint_configuration_still_belongs_to_it() {
+    let mut world = World::cluster(3);
+    let leader = world.until_leader();
+    let leaving = world.follower();
+    let (from, node) = (world.status(leader).node, world.status(leaving).node);
+    let membership = Membership::clone(&world.status(leader).membership);
+    let joint = membership.change(&[raft_core::MembershipStep::Remove(node)]).unwrap();
+    let founding = world.up(leader).driver.founding.clone().unwrap();
+    let tell = |committed: Membership| {
+        let formed = FormationMessage::Formed { founding: founding.clone(), committed };
+        let message = PeerMessage::Formation(formed.encode());
+        Input::Message { from, epoch: 1, message }
+    };
+    let gone = joint.leave_joint();
+    world.up(leaving).inbox.push_back(tell(joint));
+    world.run(Duration::from_millis(50));
+    assert!(!ended(&world, leaving), "it still votes");
+    world.up(leaving).inbox.push_back(tell(gone));
+    world.run(Duration::from_millis(50));
+    assert!(matches!(world.up(leaving).end, Some(Err(NodeError::Removed))));
+}
+
+#[test]
+fn the_address_that_a_member_moved_from_is_not_vacant() {
+    let mut world = World::cluster(3);
+    world.until_leader();
+    let moved = world.follower();
+    world.kill(moved);
+    world.run(Duration::from_millis(50));
+    // The same data at another address.
+    let mut node = world.nodes.remove(&address(moved)).unwrap();
+    node.settings.address = address(7);
+    node.settings.peers = (1..=3).filter(|n| *n != moved).chain([7]).map(address).collect();
+    world.nodes.insert(address(7), node);
+    world.start(7);
+    let leader = world.leader().unwrap();
+    let knows = |world: &World| {
+        let status = world.status(leader);
+        status.members.iter().any(|member| member.info.peer_address == address(7))
+    };
+    world.until("the new address is committed", knows);
+    // Somebody else appears at the old one, with the old list.
+    let list: Vec<String> = (1..=3).map(address).collect();
+    world.add(moved, |settings| settings.peers = list);
+    world.start(moved);
+    world.run(Duration::from_secs(10));
+    assert_eq!(world.status(leader).membership.members().count(), 3);
+}
+
+#[test]
+fn a_member_that_missed_a_change_starts_with_the_new_list() {
+    let mut world = World::cluster(3);
+    world.until_leader();
+    let away = world.follower();
+    world.kill(away);
+    world.add(4, |settings| settings.join = (1..=3).map(address).collect());
+    world.start(4);
+    let asker = world.until_leader();
+    let answer = add(&mut world, asker, 4);
+    assert!(world.answer(answer).is_ok());
+    // Its data knows three members; the list that is right now has four.
+    world.nodes.get_mut(&address(away)).unwrap().settings.peers = (1..=4).map(address).collect();
+    world.start(away);
+    world.until("it is back", |world| world.status(away).membership.voters().len() == 4);
+    world.run(Duration::from_secs(1));
+    assert!(!ended(&world, away));
+    assert!(world.up(away).driver.doubtful_list.is_none(), "the question is settled");
+}
+
+#[test]
+fn a_peer_that_contradicts_is_disconnected() {
+    let mut world = World::cluster(3);
+    let leader = world.until_leader();
+    let follower = world.follower();
+    let from = world.status(follower).node;
+    let term = world.status(leader).term;
+    let reply = raft_core::AppendEntriesReply {
+        term,
+        outcome: raft_core::AppendOutcome::Accepted { match_index: Index(999) },
+    };
+    let message = PeerMessage::Raft(raft_core::Message::AppendEntriesReply(reply));
+    world.up(leader).inbox.push_back(Input::Message { from, epoch: 1, message });
+    world.step();
+    assert_eq!(world.up(leader).disconnected, [from]);
+}
+
+#[test]
+fn no_write_is_lost_while_members_come_and_go_and_one_dies() {
+    let mut world = World::cluster(3);
+    world.until_leader();
+    world.add(4, |settings| settings.join = vec![address(1)]);
+    world.start(4);
+    let mut written = 0;
+    let mut unknown = 0;
+    let mut load = |world: &mut World, at: &[usize]| {
+        for _ in 0..20 {
+            let answers: Vec<_> = at.iter().map(|number| world.propose(*number, 1)).collect();
+            for answer in answers {
+                match world.answer(answer) {
+                    Ok(_) => written += 1,
+                    Err(error) if error.is_definite() => {}
+                    Err(_) => unknown += 1,
+                }
+            }
+        }
+    };
+    let leader = world.until_leader();
+    let dying = world.follower();
+    let alive: Vec<usize> = (1..=3).filter(|number| *number != dying).collect();
+    load(&mut world, &[1, 2, 3]);
+    let added = add(&mut world, alive[0], 4);
+    load(&mut world, &[1, 2, 3]);
+    // It dies without a word, in the middle of everything.
+    let _lost = world.propose(dying, 0);
+    let dead = world.status(dying).node;
+    world.kill(dying);
+    load(&mut world, &alive);
+    assert!(world.answer(added).is_ok());
+    assert_eq!(world.status(leader).membership.voters().len(), 4);
+    let steps = vec![raft_core::MembershipStep::Remove(dead)];
+    let removed = world.admin(alive[1], Admin::Membership(steps));
+    load(&mut world, &[alive[0], 4]);
+    assert!(world.answer(removed).is_ok());
+    // One more may die now: the quorum is that of the three which are there.
+    world.kill(leader);
+    let rest: Vec<usize> = alive.iter().copied().filter(|n| *n != leader).chain([4]).collect();
+    load(&mut world, &rest);
+    let at = rest[0];
+    let read = world.read(at);
+    let sum = world.answer(read).unwrap();
+    assert!((written..=written + unknown).contains(&sum), "{written} + {unknown}, {sum}");
+}
