@@ -880,6 +880,8 @@ const FAILURES_MAX: usize = 10;
 
 #[test]
 fn random_runs() {
+    #[cfg(mutants)]
+    mutants::activate();
     let seeds = seeds();
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
     let work = &|worker: u64| {
@@ -912,4 +914,45 @@ fn random_runs() {
         seeds.is_empty() || (total.acked > 0 && total.reads > 0 && total.terms > 0),
         "nothing happened: {total:?}"
     );
+}
+
+/// `RUSTFLAGS="--cfg mutants" cargo test -p rusty-raft-core --test protocol mutants --target-dir target/mutants`
+#[cfg(mutants)]
+mod mutants {
+    use std::process::Command;
+
+    /// The numbers of docs/testing.md.
+    const ALL: [u32; 10] = [1, 2, 3, 4, 8, 9, 13, 14, 15, 18];
+
+    /// Each run of a deliberate bug has a process of its own.
+    pub(super) fn activate() {
+        if let Ok(number) = std::env::var("MUTANT") {
+            raft_core::mutant::activate(number.parse().expect("MUTANT is a number"));
+        }
+    }
+
+    #[test]
+    fn every_deliberate_bug_is_found() {
+        let mut survivors = Vec::new();
+        for number in ALL {
+            let program = std::env::current_exe().expect("this test runs");
+            let outcome = Command::new(program)
+                .args(["--exact", "random::random_runs"])
+                .env("MUTANT", number.to_string())
+                .env("SEEDS", "0..2000")
+                .env("RUST_BACKTRACE", "0")
+                .output()
+                .expect("this test can be run");
+            let text = String::from_utf8_lossy(&outcome.stdout).into_owned();
+            let killed = text.lines().find(|line| line.contains(" fails: ")).unwrap_or("survives");
+            #[expect(clippy::print_stdout, reason = "the table of docs/testing.md is made of this")]
+            {
+                println!("mutant {number}: {killed}");
+            }
+            if outcome.status.success() {
+                survivors.push(number);
+            }
+        }
+        assert!(survivors.is_empty(), "not found: {survivors:?}");
+    }
 }
