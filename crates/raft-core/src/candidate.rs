@@ -37,8 +37,8 @@ impl Raft {
         if !self.may_campaign() {
             return;
         }
-        if self.is_disk_stalled() {
-            // It could not vote for itself, and should not lead.
+        if self.is_disk_stalled() || self.is_promised_against(self.node()) {
+            // It could not vote for itself, or should not.
             self.reset_election_deadline();
             return;
         }

@@ -8,7 +8,7 @@ use crate::message::{
     InstallSnapshotReply, Message, ReadIndexReply, RequestVote, RequestVoteReply,
 };
 use crate::mutant;
-use crate::raft::{Raft, Role};
+use crate::raft::{POSITION_MAX, Raft, Role};
 use crate::ready::{Contradiction, Event, ReadState};
 use crate::types::{Entry, EntryId, EntryKind, Index, NodeId, SnapshotMeta, Term, Time};
 
@@ -85,6 +85,7 @@ impl Raft {
         if let Role::Follower(follower) = &mut self.role {
             follower.heard_at = Some(now);
         }
+        self.promise_lease(from);
         self.reset_election_deadline();
         true
     }
@@ -111,19 +112,16 @@ impl Raft {
     /// Whether this node refuses to help `candidate` against a leader that it believes to be alive
     /// (thesis §4.2.3). The leader itself is never refused on its own account: it has restarted (B51).
     pub(crate) fn defends_leader(&self, candidate: NodeId) -> bool {
-        if self.now() < self.refuse_until() {
+        if self.is_promised_against(candidate) {
             return true;
         }
         match &self.role {
             Role::Leader(_) => true,
             Role::Candidate(_) => false,
             Role::Follower(Follower { leader: Some(leader), heard_at: Some(heard_at), .. }) => {
-                let lease = self.membership().lease();
-                let defended = self
-                    .config
-                    .election_timeout_min
-                    .max(lease.map_or(core::time::Duration::ZERO, |lease| lease.length));
-                let seems_gone = self.gone_leader() == Some(*leader) && lease.is_none();
+                let defended = self.config.election_timeout_min;
+                let seems_gone =
+                    self.gone_leader() == Some(*leader) && self.membership().lease().is_none();
                 *leader != candidate && !seems_gone && self.now().since(*heard_at) < defended
             }
             Role::Follower(_) => false,
@@ -331,6 +329,9 @@ impl Raft {
 /// What is wrong with a message whatever the receiver's state.
 fn malformed(m: &AppendEntries) -> Option<Contradiction> {
     let mut previous = m.prev_log;
+    if previous.index.0 > POSITION_MAX {
+        return Some(Contradiction::Absurd);
+    }
     for entry in &m.entries {
         if entry.id.index != previous.index.next() || entry.id.term < previous.term {
             return Some(Contradiction::NotContiguous);

@@ -70,6 +70,9 @@ impl Raft {
         let next_index = self.log.last().index.next();
         if let Role::Leader(leader) = &mut self.role {
             leader.progress.retain(|peer, _| membership.contains(*peer));
+            for progress in leader.progress.values_mut() {
+                progress.config_round = u64::MAX;
+            }
             for (peer, _) in membership.members().filter(|(peer, _)| *peer != node) {
                 leader.progress.entry(peer).or_insert_with(|| Progress::new(next_index, now));
             }
@@ -307,6 +310,8 @@ impl Raft {
     /// A follower's log is durable and equal to this leader's up to `match_index`.
     pub(crate) fn on_accepted(&mut self, from: NodeId, match_index: Index) {
         let now = self.now();
+        let membership_index = self.configurations.current_index();
+        let next_round = self.current_round() + 1;
         let start = self.log.start().index;
         if match_index > self.log.last().index {
             if matches!(self.role, Role::Leader(_)) {
@@ -319,6 +324,9 @@ impl Raft {
         };
         progress.last_contact = now;
         let news = progress.matched(match_index, now);
+        if progress.match_index >= membership_index && progress.config_round == u64::MAX {
+            progress.config_round = next_round;
+        }
         match progress.state {
             ProgressState::Probe { .. } => progress.become_replicate(now),
             // Any acknowledgement that makes entries useful again ends the wait (etcd-io/raft#52, B47).
@@ -366,6 +374,12 @@ impl Raft {
 
     pub(crate) fn on_heartbeat_reply(&mut self, from: NodeId, m: &HeartbeatReply) {
         let now = self.now();
+        if m.verified > self.log.last().index {
+            if matches!(self.role, Role::Leader(_)) {
+                self.contradiction(from, Contradiction::AckBeyondLog(m.verified));
+            }
+            return;
+        }
         let began = self.round_began(m.round);
         let Some(progress) = self.progress_mut(from) else {
             return;
@@ -489,6 +503,8 @@ impl Raft {
     }
 
     pub(crate) fn step_down(&mut self, reason: StepDownReason) {
+        // Nobody is known to have taken over.
+        self.end_transfer(true);
         let term = self.current_term();
         self.out.events.push(Event::SteppedDown { term, reason });
         self.become_follower(term, None);

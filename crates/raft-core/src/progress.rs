@@ -43,6 +43,9 @@ pub struct Progress {
     pub(crate) acked_round: u64,
     /// When that round began.
     pub(crate) acked_round_began: Option<Time>,
+    /// The first read round begun after it had acknowledged the current configuration: from then on it keeps the
+    /// lease of that configuration. The largest number while it has not.
+    pub(crate) config_round: u64,
     /// The read round under way when entries were last sent to it.
     pub(crate) sent_round: u64,
     /// The highest commit index told to it.
@@ -63,6 +66,7 @@ impl Progress {
             progressed_at: now,
             acked_round: 0,
             acked_round_began: None,
+            config_round: u64::MAX,
             sent_round: 0,
             commit_sent: Index::ZERO,
         }

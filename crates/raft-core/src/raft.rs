@@ -64,6 +64,19 @@ pub(crate) enum Role {
     Leader(Leader),
 }
 
+/// The longest lease that some leader may rely on: of every configuration that may be the committed one.
+fn longest_lease(configurations: &Configurations, commit_index: Index) -> Duration {
+    configurations
+        .not_superseded(commit_index)
+        .filter_map(|membership| membership.lease())
+        .map(|lease| lease.length)
+        .max()
+        .unwrap_or(Duration::ZERO)
+}
+
+/// Terms and indexes in messages are below this: nobody counts that far, and arithmetic on them cannot overflow.
+pub(crate) const POSITION_MAX: u64 = 1 << 62;
+
 /// Why proposals are refused. Nothing was appended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ProposeError {
@@ -108,8 +121,10 @@ pub struct Raft {
     pub(crate) writes: Writes,
     /// The leader whose process seems to be gone: stickiness is waived for it (decision 15).
     gone_leader: Option<NodeId>,
-    /// While lease reads are on, a restarted voter refuses everyone for one lease (decision 14).
-    refuse_until: Time,
+    /// Until when this node helps nobody, itself included, to depose the leader named; whoever it is after a
+    /// restart. The promise on which lease reads rest: it outlives roles and terms, and a restart renews it
+    /// (decision 14).
+    lease_promise: (Option<NodeId>, Time),
     /// The last tick came so late that the timers were restarted instead of fired.
     gap_forgiven: bool,
     /// What the next [`ready`](Self::ready) hands out.
@@ -157,7 +172,7 @@ impl Raft {
             log.last().term <= hard_state.current_term,
             "an entry is newer than the current term"
         );
-        let lease = configurations.current().lease();
+        let lease = longest_lease(&configurations, at.index);
         let mut raft = Self {
             standing: Standing::Silent,
             rng,
@@ -173,7 +188,7 @@ impl Raft {
             snapshot,
             role: Role::Follower(Follower::new(None, now)),
             gone_leader: None,
-            refuse_until: lease.map_or(Time::ZERO, |lease| now.after(lease.length)),
+            lease_promise: (None, now.after(lease)),
             gap_forgiven: false,
             out: Ready::default(),
             config,
@@ -217,6 +232,10 @@ impl Raft {
         }
         if self.is_removed(from) && matches!(message, Message::RequestVote(_)) {
             self.out.events.push(Event::UnknownPeer { from, removed: true });
+            return;
+        }
+        if message.term().0 > POSITION_MAX {
+            self.contradiction(from, Contradiction::Absurd);
             return;
         }
         if message.term() > self.current_term() {
@@ -413,7 +432,8 @@ impl Raft {
     /// Starts an election now if this node may, without asking beforehand.
     pub fn campaign(&mut self, now: Time) {
         self.observe(now);
-        if self.may_campaign() && !matches!(self.role, Role::Leader(_)) {
+        let bound = self.is_promised_against(self.config.node);
+        if self.may_campaign() && !bound && !matches!(self.role, Role::Leader(_)) {
             self.start_election(false);
         }
     }
@@ -625,8 +645,19 @@ impl Raft {
         self.gone_leader = None;
     }
 
-    pub(crate) const fn refuse_until(&self) -> Time {
-        self.refuse_until
+    /// A leader was heard: it may rely on a lease from now on.
+    pub(crate) fn promise_lease(&mut self, leader: NodeId) {
+        let until = self.now().after(longest_lease(&self.configurations, self.commit_index));
+        // A promise to an earlier leader is kept to its end.
+        if until >= self.lease_promise.1 {
+            self.lease_promise = (Some(leader), until);
+        }
+    }
+
+    /// Whether a promise forbids to help `candidate` now.
+    pub(crate) fn is_promised_against(&self, candidate: NodeId) -> bool {
+        let (leader, until) = self.lease_promise;
+        self.now() < until && leader != Some(candidate)
     }
 
     // Views.

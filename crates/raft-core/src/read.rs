@@ -175,11 +175,14 @@ impl Raft {
 
     /// Whether no other leader can have been elected yet (thesis §6.4.1). Measured from when a round *began*,
     /// shortened by the declared difference of clock rates, void while and after leadership is handed over.
+    /// Only answers of voters count that held the configuration with this lease when the round began: the others
+    /// may have promised less.
     fn holds_lease(&self) -> bool {
         let (Role::Leader(leader), Some(lease)) = (&self.role, self.membership().lease()) else {
             return false;
         };
-        if leader.transfer.is_some() || leader.timeout_now_sent {
+        let settled = self.configurations.current_index() <= self.commit_index;
+        if !settled || leader.transfer.is_some() || leader.timeout_now_sent {
             return false;
         }
         let (node, now) = (self.node(), self.now());
@@ -190,6 +193,7 @@ impl Raft {
             leader
                 .progress
                 .get(&voter)
+                .filter(|progress| progress.acked_round >= progress.config_round)
                 .and_then(|progress| progress.acked_round_began)
                 .unwrap_or(Time::ZERO)
         });

@@ -237,4 +237,6 @@ pub enum Contradiction {
     NotContiguous,
     /// A membership entry that does not decode.
     BadMembership(EntryId),
+    /// A term or an index that nobody can have reached.
+    Absurd,
 }

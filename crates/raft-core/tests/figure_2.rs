@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::{
-    AppendEntries, AppendEntriesReply, AppendOutcome, ClusterId, Config, Digest, Entry, EntryId,
-    EntryKind, Envelope, GroupId, HardState, Heartbeat, HeartbeatReply, Index, LogIdentity,
-    Membership, Message, NodeId, Raft, Ready, Recovered, RequestVote, RequestVoteReply, Rng,
-    RoleKind, SnapshotMeta, Standing, Term, Time,
+    AppendEntries, AppendEntriesReply, AppendOutcome, ClusterId, Config, Contradiction, Digest,
+    Entry, EntryId, EntryKind, Envelope, Event, GroupId, HardState, Heartbeat, HeartbeatReply,
+    Index, LogIdentity, Membership, Message, NodeId, Raft, Ready, Recovered, RequestVote,
+    RequestVoteReply, Rng, RoleKind, SnapshotMeta, Standing, Term, Time,
 };
 
 const ME: NodeId = NodeId::new(1, 0);
@@ -321,6 +321,27 @@ fn all_servers_adopt_a_newer_term_and_follow() {
     step(&mut raft, OTHER, Message::HeartbeatReply(reply));
     assert_eq!((raft.role(), raft.current_term()), (RoleKind::Follower, Term(7)));
     assert_eq!(raft.leader(), None);
+}
+
+/// Not in the paper: what nobody can have reached is reported, and neither believed nor stumbled over.
+#[test]
+fn all_servers_report_absurd_terms_and_indexes() {
+    let mut raft = member(4, &[1]);
+    step(&mut raft, LEADER, vote(u64::MAX, EntryId::new(9, 9)));
+    let mut entry = entries(&[1]);
+    entry[0].id = EntryId::new(1, 4);
+    let append = AppendEntries {
+        term: Term(4),
+        prev_log: EntryId::new(u64::MAX, 4),
+        prev_digest: Digest::default(),
+        entries: entry,
+        leader_commit: Index(u64::MAX),
+    };
+    step(&mut raft, LEADER, Message::AppendEntries(append));
+    let events = raft.ready().events;
+    let absurd = Event::Contradiction { from: LEADER, what: Contradiction::Absurd };
+    assert_eq!(events.iter().filter(|event| **event == absurd).count(), 2, "{events:?}");
+    assert_eq!((raft.current_term(), raft.commit_index()), (Term(4), Index::ZERO));
 }
 
 // Rules for followers.

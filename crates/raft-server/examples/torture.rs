@@ -105,6 +105,8 @@ impl Cluster {
             std::fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
         }
         std::fs::create_dir_all(&dir)?;
+        let dir = dir.canonicalize()?;
+        let state = dir.join("data.raft");
         let port = usize::from(options.port);
         let addresses: Vec<String> =
             (0..MEMBERS).map(|member| format!("127.0.0.1:{}", port + member)).collect();
@@ -112,7 +114,7 @@ impl Cluster {
         std::fs::write(
             &config,
             format!(
-                "(\n    persistent_state_file: \"data.raft\",\n    cluster_members: {addresses:?},\n    \
+                "(\n    persistent_state_file: {state:?},\n    cluster_members: {addresses:?},\n    \
                  election_timeout_interval: RangeInclusive(start: 300.0, end: 500.0),\n    \
                  heartbeat_interval: 100,\n)\n"
             ),

@@ -1,7 +1,7 @@
 //! `rusty-raft cluster <cluster_config> <num_nodes>`: a whole cluster on this machine.
 
 use std::ffi::OsString;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -19,8 +19,6 @@ use crate::{client, front};
 const NODE_CONFIG: &str = "config.ron";
 /// What the members' data folders are named after.
 const STATE_FILE: &str = "data.raft";
-/// Locked while a supervisor uses the data path.
-const LOCK_FILE: &str = "cluster.lock";
 /// How often members are asked whether they have a leader.
 const ASK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -47,13 +45,61 @@ impl Layout {
         self.data_path.join(format!("node_{index}_{STATE_FILE}"))
     }
 
-    /// How many members the data there belongs to, if there is any.
-    fn existing_members(&self) -> Result<Option<usize>, Box<Problem>> {
-        if self.config_file().exists() {
-            return Ok(Some(NodeConfig::read(&self.config_file())?.members.len()));
+    /// Refuses to go on with data of a cluster of another size or at other addresses: the committed membership
+    /// rules, and the configuration there must stay what it is (decision 4).
+    fn check_existing(&self, args: &ClusterArgs) -> Result<(), Box<Problem>> {
+        let last = (0..=usize::from(u8::MAX)).rev().find(|index| self.data_dir(*index).exists());
+        let folders = last.map_or(0, |last| last + 1);
+        let known = if self.config_file().exists() {
+            let config = NodeConfig::read(&self.config_file())?;
+            config.members.into_iter().map(|member| member.peer).collect()
+        } else {
+            Vec::new()
+        };
+        let members = if known.is_empty() { folders } else { known.len() };
+        if members != 0 && members != self.addresses.len() {
+            return Err(self.other_size(args, members));
         }
-        let folders = (0..=usize::from(u8::MAX)).rev().find(|index| self.data_dir(*index).exists());
-        Ok(folders.map(|last| last + 1))
+        if folders != 0 && !known.is_empty() && known != self.addresses {
+            return Err(self.other_addresses(args, &known));
+        }
+        Ok(())
+    }
+
+    fn refuse(
+        &self,
+        args: &ClusterArgs,
+        field: &str,
+        wrong: String,
+        right: String,
+    ) -> Box<Problem> {
+        let (file, field) = (args.config.clone(), Some(field.to_owned()));
+        let wrong = format!("{} holds a cluster {wrong}", self.data_path.display());
+        Box::new(Problem { file, place: None, field, wrong, right })
+    }
+
+    fn other_size(&self, args: &ClusterArgs, members: usize) -> Box<Problem> {
+        self.refuse(
+            args,
+            "data_path",
+            format!("of {members}, not of {}", self.addresses.len()),
+            format!(
+                "rusty-raft cluster {} {members}; or another data_path for a new cluster. A running cluster grows with \
+                 `rusty-raft node <config> <index> --join {}` and `etcdctl member add`",
+                args.config.display(),
+                self.addresses[0]
+            ),
+        )
+    }
+
+    fn other_addresses(&self, args: &ClusterArgs, known: &[String]) -> Box<Problem> {
+        let port = known[0].rsplit(':').next().unwrap_or_default();
+        self.refuse(
+            args,
+            "port_range_start",
+            format!("at {}, not at {}", known.join(", "), self.addresses.join(", ")),
+            format!("port_range_start: {port}; or another data_path for a new cluster"),
+        )
     }
 }
 
@@ -85,19 +131,12 @@ struct Cluster {
     supervisor: Supervisor,
     signals: Signals,
     started: Instant,
-    /// Held while the members run.
-    lock: File,
 }
 
 async fn prepare(args: &ClusterArgs, color: Color) -> Result<Cluster, Refusal> {
     let config = ClusterConfig::read(&args.config, args.num_nodes)?;
     let layout = Layout::new(&config, args.num_nodes);
-    match layout.existing_members()? {
-        Some(members) if members != args.num_nodes => {
-            return Err(other_size(args, &layout, members).into());
-        }
-        _ => {}
-    }
+    layout.check_existing(args)?;
     logging::init(color);
     for warning in &config.warnings {
         tracing::warn!("{}: {}: {}", warning.place, warning.field, warning.advice);
@@ -115,7 +154,6 @@ async fn prepare(args: &ClusterArgs, color: Color) -> Result<Cluster, Refusal> {
         ),
     };
     fs::create_dir_all(&layout.data_path).map_err(|error| failed("create", &error))?;
-    let lock = lock(&layout)?.map_err(|error| failed("write to", &error))?;
     write_config(args, &layout, &config.settings).map_err(|error| failed("write to", &error))?;
 
     let signals = Signals::listen().map_err(|error| failed("listen for signals for", &error))?;
@@ -129,7 +167,7 @@ async fn prepare(args: &ClusterArgs, color: Color) -> Result<Cluster, Refusal> {
     };
     let started = Instant::now();
     let supervisor = Supervisor::start(plan).map_err(|error| failed("print logs for", &error))?;
-    Ok(Cluster { layout, supervisor, signals, started, lock })
+    Ok(Cluster { layout, supervisor, signals, started })
 }
 
 fn arguments(layout: &Layout, index: usize, color: Color) -> Vec<OsString> {
@@ -144,25 +182,6 @@ fn arguments(layout: &Layout, index: usize, color: Color) -> Vec<OsString> {
     ]
 }
 
-fn other_size(args: &ClusterArgs, layout: &Layout, members: usize) -> Box<Problem> {
-    Box::new(Problem {
-        file: args.config.clone(),
-        place: None,
-        field: Some("data_path".to_owned()),
-        wrong: format!(
-            "{} holds a cluster of {members}, not of {}",
-            layout.data_path.display(),
-            args.num_nodes
-        ),
-        right: format!(
-            "rusty-raft cluster {} {members}; or another data_path for a new cluster. A running cluster grows with \
-             `rusty-raft node <config> <index> --join {}` and `etcdctl member add`",
-            args.config.display(),
-            layout.addresses[0]
-        ),
-    })
-}
-
 fn port_refused(address: &str, error: &io::Error, args: &ClusterArgs) -> Refusal {
     let in_use = error.kind() == io::ErrorKind::AddrInUse;
     let exit = if in_use { Exit::PortInUse } else { Exit::BadConfiguration };
@@ -173,31 +192,6 @@ fn port_refused(address: &str, error: &io::Error, args: &ClusterArgs) -> Refusal
              port_range_start in {}\n\nNothing was written.",
             args.config.display()
         ),
-    }
-}
-
-/// Takes the data path for this supervisor alone.
-fn lock(layout: &Layout) -> Result<io::Result<File>, Refusal> {
-    let open = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(layout.data_path.join(LOCK_FILE));
-    let file = match open {
-        Ok(file) => file,
-        Err(error) => return Ok(Err(error)),
-    };
-    match file.try_lock() {
-        Ok(()) => Ok(Ok(file)),
-        Err(TryLockError::Error(error)) => Ok(Err(error)),
-        Err(TryLockError::WouldBlock) => Err(Refusal {
-            exit: Exit::DataRefused,
-            text: format!(
-                "rusty-raft: {} is in use by another `rusty-raft cluster`\n\n  right  stop that one first, or use another \
-                 data_path\n\nNothing was changed.",
-                layout.data_path.display()
-            ),
-        }),
     }
 }
 
@@ -297,7 +291,6 @@ impl Cluster {
             }
         }
         self.supervisor.finish().await;
-        drop(self.lock);
         if stopping {
             return Exit::Success;
         }

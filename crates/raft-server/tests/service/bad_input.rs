@@ -173,6 +173,22 @@ fn data_that_another_process_uses_is_refused() {
     assert!(members.process(0).child.try_wait().unwrap().is_none(), "the first one goes on");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn data_of_another_member_is_refused() {
+    let mut members = Members::start(3);
+    members.leader().await;
+    for index in 0..3 {
+        members.kill9(index);
+    }
+    let data = |index| members.folder.path().join(format!("node_{index}_data.raft"));
+    fs::remove_dir_all(data(0)).unwrap();
+    fs::rename(data(1), data(0)).unwrap();
+    let output = members.command(0).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(65), "{text}");
+    assert!(text.contains("belongs to member") && text.contains(&members.addresses[1]), "{text}");
+}
+
 #[test]
 fn a_data_folder_that_cannot_be_made_is_refused() {
     let members = Members::configure(1);

@@ -1,7 +1,6 @@
 //! The segments of an open log: where batches go, how segments follow each other, how they are read.
 
 use std::collections::VecDeque;
-use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -14,11 +13,14 @@ use super::record::{
 };
 use super::recovery::Position;
 use super::segment::{HEADER_COPY_OFFSET, Mark, Room, SegmentHeader, segment_name};
+use super::spares::{Filling, Spare};
 use super::{Formed, Identity, LatchError, LogOptions};
-use crate::io::{Disk, DiskFile, OpenMode};
+use crate::io::{Disk, DiskFile};
 
-/// Spare segments that are kept.
-const SPARES_MAX: usize = 2;
+/// Bytes read at once, unless one entry has more.
+const RUN_BYTES_MAX: u64 = 1 << 20;
+/// Bytes between two neighbours that are read for nothing: less than another call costs.
+const GAP_BYTES_MAX: u64 = 8 << 10;
 
 /// One segment in use.
 pub(super) struct Segment<F> {
@@ -39,8 +41,10 @@ pub(super) struct Body<D: Disk> {
     pub(super) room: Room,
     /// Alignment of the last segment.
     pub(super) alignment: u64,
-    /// Segments to be, with their lengths.
-    pub(super) spares: Vec<(PathBuf, u64)>,
+    /// Segments to be.
+    pub(super) spares: Vec<Spare<D::File>>,
+    /// The one that is being made.
+    pub(super) filling: Option<Filling<D::File>>,
     /// The epoch of the last synced batch.
     pub(super) sync_epoch: u64,
     /// Higher than every epoch ever written; not always `sync_epoch + 1`, because a batch may be dropped.
@@ -198,48 +202,6 @@ impl<D: Disk> Body<D> {
         Ok(())
     }
 
-    /// Has a spare segment ready before it is needed. A full disk is no failure: proposals are refused
-    /// until there is space.
-    pub(super) fn prepare(&mut self, files: &mut Files<D>) -> Result<(), LatchError> {
-        let used_half = self.room.back.saturating_sub(self.room.front)
-            < self.segments.back().map_or(0, |segment| segment.bytes) / 2;
-        if self.spares.is_empty() && (used_half || self.full) {
-            let bytes = self.segment_bytes(BatchSize::EMPTY);
-            self.full = !self.allocate(files, bytes)?;
-        } else if !self.spares.is_empty() {
-            self.full = false;
-        }
-        Ok(())
-    }
-
-    /// Bytes of a segment into which a batch of this size fits.
-    fn segment_bytes(&self, size: BatchSize) -> u64 {
-        let alignment = u64::from(self.options.batch_alignment);
-        let (records, identifiers) = size.region_bytes();
-        let needed = records + identifiers + 6 * alignment + Room::of(0).front;
-        self.options.segment_bytes.max(needed).next_multiple_of(alignment)
-    }
-
-    /// Creates a spare segment; false when there is no space.
-    fn allocate(&mut self, files: &mut Files<D>, bytes: u64) -> Result<bool, LatchError> {
-        files.check()?;
-        let path = free_spare_name(files, &self.spares);
-        let file = files.open(&path, OpenMode::CreateNew)?;
-        if let Err(error) = file.allocate(bytes) {
-            if !matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
-                return files.guard(&path, Err(error));
-            }
-            tracing::warn!(path = %path.display(), %error, "no space for the next log segment");
-            drop(file);
-            files.remove(&path)?;
-            return Ok(false);
-        }
-        files.sync(&path, &file)?;
-        files.sync_dir()?;
-        self.spares.push((path, bytes));
-        Ok(true)
-    }
-
     /// Goes on in the next segment, which is large enough for a batch of this size. The new segment is
     /// there, durable, before the old one names it.
     pub(super) fn roll(
@@ -248,17 +210,10 @@ impl<D: Disk> Body<D> {
         size: BatchSize,
         durable_epoch: u64,
     ) -> Result<Rolled, LatchError> {
-        let bytes = self.segment_bytes(size);
-        if !self.spares.iter().any(|spare| spare.1 >= bytes) && !self.allocate(files, bytes)? {
-            self.full = true;
-            return Ok(Rolled::NoSpace);
-        }
-        let Some(spare) = self.spares.iter().position(|spare| spare.1 >= bytes) else {
-            return Ok(Rolled::NoSpace);
-        };
-        let (path, bytes) = self.spares.remove(spare);
+        let Some(spare) = self.take_spare(files, size)? else { return Ok(Rolled::NoSpace) };
+        let bytes = spare.bytes;
         let id = self.segments.back().map_or(0, |segment| segment.id) + 1;
-        let segment = self.begin_segment(files, id, path, bytes, durable_epoch)?;
+        let segment = self.begin_segment(files, id, spare, durable_epoch)?;
         if !self.segments.is_empty() {
             self.begin();
             self.writer.record(&self.header(RecordKind::Roll, self.last), &id.to_le_bytes());
@@ -276,8 +231,7 @@ impl<D: Disk> Body<D> {
         &self,
         files: &mut Files<D>,
         id: u32,
-        spare: PathBuf,
-        bytes: u64,
+        spare: Spare<D::File>,
         durable_epoch: u64,
     ) -> Result<Segment<D::File>, LatchError> {
         let header = SegmentHeader {
@@ -285,14 +239,14 @@ impl<D: Disk> Body<D> {
             group: self.formed.group,
             cluster: self.formed.cluster,
             node: self.identity,
-            file_bytes: bytes,
+            file_bytes: spare.bytes,
             batch_alignment: self.options.batch_alignment,
             durable_epoch,
             sync_epoch: self.sync_epoch,
             previous: self.last,
             compacted: self.compacted,
         };
-        let file = files.open(&spare, OpenMode::ReadWrite)?;
+        let Spare { path: spare, file, bytes } = spare;
         let encoded = header.encode();
         files.write(&spare, &file, 0, &encoded)?;
         files.write(&spare, &file, HEADER_COPY_OFFSET, &encoded)?;
@@ -301,28 +255,6 @@ impl<D: Disk> Body<D> {
         files.rename(&spare, &path)?;
         files.sync_dir()?;
         Ok(Segment { id, path, file, bytes })
-    }
-
-    /// Gives up the segments in which nothing is needed any more: a few become spares, the rest goes. Their
-    /// old bytes never validate again, because every checksum covers the segment's id.
-    pub(super) fn recycle(&mut self, files: &mut Files<D>) -> Result<(), LatchError> {
-        let active = self.segments.back().map_or(0, |segment| segment.id);
-        let needed = self.positions.front().map_or(active, |position| position.segment);
-        while self.segments.front().is_some_and(|segment| segment.id < needed.min(active)) {
-            let Some(segment) = self.segments.pop_front() else { break };
-            if self.spares.len() < SPARES_MAX
-                && segment.bytes == self.segment_bytes(BatchSize::EMPTY)
-            {
-                let spare = free_spare_name(files, &self.spares);
-                files.rename(&segment.path, &spare)?;
-                self.spares.push((spare, segment.bytes));
-            } else {
-                files.remove(&segment.path)?;
-            }
-            // One by one, so that a power loss never leaves a gap.
-            files.sync_dir()?;
-        }
-        Ok(())
     }
 
     /// Reads entries back; `Err` names the first damaged byte.
@@ -334,14 +266,22 @@ impl<D: Disk> Body<D> {
         let skip = to_usize(fetch.from_index.since(begin) - 1);
         let count = to_usize(fetch.to_index.next().since(fetch.from_index));
         let (mut entries, mut bytes) = (Vec::new(), 0usize);
+        let mut wanted = Vec::new();
         for position in self.positions.iter().skip(skip).take(count) {
             let len = to_usize(u64::from(position.len));
-            if !entries.is_empty() && bytes.saturating_add(len) > fetch.bytes_max {
+            if !wanted.is_empty() && bytes.saturating_add(len) > fetch.bytes_max {
                 break;
             }
             bytes = bytes.saturating_add(len);
-            match self.read_one(position) {
-                Ok(entry) => entries.push(entry),
+            wanted.push(*position);
+        }
+        let mut rest = &wanted[..];
+        while let Some(first) = rest.first() {
+            let (run, later) = rest.split_at(run_length(rest));
+            rest = later;
+            let outcome = self.read_run(first.segment, run, &mut entries);
+            match outcome {
+                Ok(()) => {}
                 // What came before it is of use.
                 Err(_) if !entries.is_empty() => break,
                 Err(damage) => return Err(damage),
@@ -350,60 +290,93 @@ impl<D: Disk> Body<D> {
         Ok((!entries.is_empty()).then_some(entries))
     }
 
-    fn read_one(&self, position: &Position) -> Result<Entry, (PathBuf, u64)> {
+    /// Reads neighbours with one call.
+    fn read_run(
+        &self,
+        id: u32,
+        run: &[Position],
+        entries: &mut Vec<Entry>,
+    ) -> Result<(), (PathBuf, u64)> {
         let first = self.segments.front().map_or(0, |segment| segment.id);
-        let nth = position.segment.saturating_sub(first);
+        let nth = id.saturating_sub(first);
         let Some(segment) = self.segments.get(to_usize(u64::from(nth))) else {
-            return Err((PathBuf::from(segment_name(position.segment)), 0));
+            return Err((PathBuf::from(segment_name(id)), 0));
         };
-        let damaged = |offset: u64| (segment.path.clone(), offset);
-        let (begin, len) = record_extent(position.offset, position.len);
-        let mut sectors = vec![0; len];
-        segment.file.read_at(begin, &mut sectors).map_err(|_| damaged(begin))?;
-        let mut epoch = None;
-        for (sector, offset) in
-            sectors.chunks_exact(SECTOR_BYTES).zip((begin..).step_by(SECTOR_BYTES))
-        {
-            match inspect(sector, offset) {
-                SectorState::Written { segment, epoch: found }
-                    if segment == position.segment && epoch.is_none_or(|epoch| epoch == found) =>
-                {
-                    epoch = Some(found);
-                }
-                SectorState::Written { .. } | SectorState::Zero | SectorState::Rotted => {
-                    return Err(damaged(offset));
-                }
+        let extents = run.iter().map(|position| record_extent(position.offset, position.len));
+        let begin = extents.clone().map(|(begin, _)| begin).min().unwrap_or(0);
+        let end = extents.map(|(begin, len)| begin + to_u64(len)).max().unwrap_or(0);
+        let mut sectors = vec![0; to_usize(end - begin)];
+        match (segment.file.read_at(begin, &mut sectors), run) {
+            (Ok(()), _) => {}
+            (Err(_), [] | [_]) => return Err((segment.path.clone(), begin)),
+            // Only some of them cannot be read.
+            (Err(_), several) => {
+                return several
+                    .iter()
+                    .try_for_each(|one| self.read_run(id, std::slice::from_ref(one), entries));
             }
         }
-        let content = Bytes::from(content(&sectors)).slice(to_usize(position.offset - begin)..);
-        let epoch = epoch.unwrap_or_default();
-        let Some((record, _)) = decode_record(&content, position.segment, epoch, position.offset)
-        else {
-            return Err(damaged(position.offset));
-        };
-        let found = Mark { id: record.header.id, digest: record.header.digest };
-        match EntryKind::from_u8(record.header.entry_kind) {
-            Some(kind) if found == position.mark && record.header.kind == RecordKind::Entry => {
-                let digest = record.header.digest;
-                Ok(Entry { id: found.id, kind, digest, payload: record.payload })
-            }
-            Some(_) | None => Err(damaged(position.offset)),
+        for position in run {
+            let (own, len) = record_extent(position.offset, position.len);
+            let skip = to_usize(own - begin);
+            entries.push(decode_entry(segment, position, &sectors[skip..skip + len])?);
         }
+        Ok(())
     }
 }
 
-/// A name for a spare that no file has.
-fn free_spare_name<D: Disk>(files: &Files<D>, spares: &[(PathBuf, u64)]) -> PathBuf {
-    let taken = |path: &PathBuf| {
-        spares.iter().any(|spare| spare.0 == *path) || files.disk.exists(path).unwrap_or(true)
-    };
-    let mut number = 0u64;
-    loop {
-        let path = files.path(&format!("spare-{number}"));
-        if !taken(&path) || number > 1000 {
-            return path;
+/// How many positions from the first one on are read at once.
+fn run_length(positions: &[Position]) -> usize {
+    let extents = positions.iter().map(|it| (it.segment, record_extent(it.offset, it.len)));
+    let mut run: Option<(u32, u64, u64)> = None;
+    let neighbours = extents.take_while(|(segment, (own, len))| {
+        let own_end = own + to_u64(*len);
+        let (id, begin, end) = run.unwrap_or((*segment, *own, *own));
+        let joins = *segment == id
+            && (begin..=end + GAP_BYTES_MAX).contains(own)
+            && own_end - begin <= RUN_BYTES_MAX;
+        let joins = joins || run.is_none();
+        run = Some((id, begin, own_end));
+        joins
+    });
+    neighbours.count()
+}
+
+/// The entry at `position`, every byte of it checked; `sectors` are those it lies in.
+fn decode_entry<F>(
+    segment: &Segment<F>,
+    position: &Position,
+    sectors: &[u8],
+) -> Result<Entry, (PathBuf, u64)> {
+    let damaged = |offset: u64| (segment.path.clone(), offset);
+    let (begin, _) = record_extent(position.offset, position.len);
+    let mut epoch = None;
+    for (sector, offset) in sectors.chunks_exact(SECTOR_BYTES).zip((begin..).step_by(SECTOR_BYTES))
+    {
+        match inspect(sector, offset) {
+            SectorState::Written { segment, epoch: found }
+                if segment == position.segment && epoch.is_none_or(|epoch| epoch == found) =>
+            {
+                epoch = Some(found);
+            }
+            SectorState::Written { .. } | SectorState::Zero | SectorState::Rotted => {
+                return Err(damaged(offset));
+            }
         }
-        number += 1;
+    }
+    let content = Bytes::from(content(sectors)).slice(to_usize(position.offset - begin)..);
+    let epoch = epoch.unwrap_or_default();
+    let Some((record, _)) = decode_record(&content, position.segment, epoch, position.offset)
+    else {
+        return Err(damaged(position.offset));
+    };
+    let found = Mark { id: record.header.id, digest: record.header.digest };
+    match EntryKind::from_u8(record.header.entry_kind) {
+        Some(kind) if found == position.mark && record.header.kind == RecordKind::Entry => {
+            let digest = record.header.digest;
+            Ok(Entry { id: found.id, kind, digest, payload: record.payload })
+        }
+        Some(_) | None => Err(damaged(position.offset)),
     }
 }
 
@@ -425,6 +398,7 @@ impl<D: Disk> Body<D> {
             room: Room::of(0),
             alignment: u64::from(options.batch_alignment),
             spares: Vec::new(),
+            filling: None,
             sync_epoch: 0,
             epoch_next: 1,
             compacted: origin,

@@ -18,6 +18,7 @@ mod record;
 mod recovery;
 mod segment;
 pub mod snapshot;
+mod spares;
 mod store;
 mod tables;
 mod worker;

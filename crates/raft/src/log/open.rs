@@ -19,7 +19,8 @@ use super::recovery::{self, Replay, Scan, Witness};
 use super::segment::{
     FORMAT_VERSION, Room, SegmentHeader, is_spare_name, parse_segment_name, segment_name,
 };
-use super::snapshot::list_manifests;
+use super::snapshot::{has_blobs, list_manifests};
+use super::spares::{Spare, keeps};
 use super::store::Log;
 use super::tables::{START, StartCase, decide};
 use super::{
@@ -51,6 +52,12 @@ impl<D: Disk> Log<D> {
             }
             Err(error) => return Err(refused("lock")(error)),
         };
+        // Whoever made the directory may have crashed before its name was durable.
+        match disk.sync_dir(parent_of(dir)) {
+            // Then somebody else made it.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
+            outcome => outcome.map_err(refused("sync the parent of"))?,
+        }
         let names = disk.list(dir).map_err(refused("list"))?;
         let mut files = Files::new(disk, dir.to_path_buf());
         let mut found = Found::look(&files, &names)?;
@@ -166,9 +173,9 @@ impl<D: Disk> Log<D> {
             let file = self.files.open(&path, OpenMode::ReadWrite)?;
             let len = file.len();
             let len = self.files.guard(&path, len)?;
-            // A shorter one was being allocated when the power went.
-            if len == self.options.segment_bytes && spares.len() < 2 {
-                spares.push((path, len));
+            // Another length is that of other options.
+            if keeps(&spares, len, self.options) {
+                spares.push(Spare { path, file, bytes: len });
             } else {
                 self.files.remove(&path)?;
             }
@@ -184,6 +191,7 @@ impl<D: Disk> Log<D> {
             room: scan.room,
             alignment: newest.map_or(512, |header| u64::from(header.batch_alignment)),
             spares,
+            filling: None,
             sync_epoch: replay.epoch,
             epoch_next: scan.epoch_seen.max(self.promises.sync_epoch) + 1,
             compacted: replay.compacted,
@@ -209,6 +217,14 @@ impl<D: Disk> Log<D> {
             unclean,
             report,
         })))
+    }
+}
+
+/// The directory in which `dir` has its name.
+fn parent_of(dir: &Path) -> &Path {
+    match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
     }
 }
 
@@ -492,7 +508,10 @@ impl Recovery {
                 reason: format!("its log ends at {}, its term is {term}", replay.last.id),
             });
         }
-        let usable = manifests.intact.iter().rev().find(|(meta, _)| replay.accepts(meta));
+        // A damaged blob was set aside: an older snapshot will do when the log reaches back to it.
+        let usable = manifests.intact.iter().rev().find(|(meta, blobs)| {
+            replay.accepts(meta) && has_blobs(&files.disk, &files.dir, blobs)
+        });
         let snapshot = match usable {
             Some((meta, _)) => meta.clone(),
             None if replay.compacted == origin(&formed) => SnapshotMeta {

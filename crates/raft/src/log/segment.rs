@@ -142,7 +142,7 @@ pub(super) fn parse_segment_name(name: &str) -> Option<u32> {
 
 /// Whether a file is a segment to be: allocated, or compacted away and kept for its space.
 pub(super) fn is_spare_name(name: &str) -> bool {
-    name.starts_with("spare-")
+    name.starts_with("spare-") && !name.ends_with(".new")
 }
 
 /// The free space of a segment: the next batch's records begin at or after `front`, its identifiers end at

@@ -123,11 +123,6 @@ impl<D: Disk> Log<D> {
             self.write_hard_state(&batch)?;
             let Some(body) = &mut self.body else { unreachable_body() };
             body.write(&mut self.files, &batch)?;
-            let forgotten =
-                |persist: &Persist| persist.compact_to.is_some() || persist.snapshot.is_some();
-            if batch.iter().any(forgotten) {
-                body.recycle(&mut self.files)?;
-            }
             tickets.extend(batch.into_iter().map(|persist| persist.ticket));
         }
         Ok(tickets)
@@ -210,6 +205,19 @@ impl<D: Disk> Log<D> {
     #[must_use]
     pub const fn peer_epochs(&self) -> &BTreeMap<NodeId, u64> {
         &self.promises.peer_epochs
+    }
+
+    /// To be called after the tickets of a write were handed on: one bounded step of making the next segment
+    /// ready, by recycling an old one or filling a part of a new one.
+    ///
+    /// # Errors
+    /// The disk failed, now or earlier; the log is latched for good.
+    pub fn housekeep(&mut self) -> Result<(), LatchError> {
+        self.files.check()?;
+        match &mut self.body {
+            Some(body) => body.housekeep(&mut self.files),
+            None => Ok(()),
+        }
     }
 
     /// To be called when no write waits: proves durably that the last batch was synced (decision 9) and

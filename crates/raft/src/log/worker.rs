@@ -89,6 +89,16 @@ impl<D: Disk> LogWorker<D> {
         completions
     }
 
+    /// To be called after the completions were delivered, also when more waits: a bounded step of making the next
+    /// segment ready, so that no write has to wait for it.
+    pub fn housekeep(&mut self) -> Vec<LogCompletion> {
+        let mut completions = Vec::new();
+        let outcome = self.log.housekeep();
+        self.latch(outcome, &mut completions);
+        self.report_space(&mut completions);
+        completions
+    }
+
     /// To be called when nothing waits, after the completions were delivered.
     pub fn idle(&mut self) -> Vec<LogCompletion> {
         let mut completions = Vec::new();

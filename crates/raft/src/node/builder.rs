@@ -7,6 +7,10 @@ use raft_core::{ConfigError, NodeId, StateMachine};
 
 use crate::error::NodeError;
 use crate::node::{Node, task};
+use crate::transport::codec::FRAME_BYTES_MAX;
+
+/// The longest command that can be allowed: alone, with what stands around it, it must fit into one frame.
+const COMMAND_BYTES_MAX: usize = FRAME_BYTES_MAX - (64 << 10);
 
 /// Every setting of a node, with its default and what it costs.
 #[derive(Clone, Debug)]
@@ -136,6 +140,9 @@ impl Settings {
                 return refuse(field, String::from("must be at least 1"));
             }
         }
+        if self.command_bytes_max > COMMAND_BYTES_MAX {
+            return refuse("command_bytes_max", format!("must be at most {COMMAND_BYTES_MAX}"));
+        }
         for (field, count) in [
             ("backlog_entries_max", self.backlog_entries_max),
             ("checkpoint_entries", self.checkpoint_entries),
@@ -248,5 +255,24 @@ impl<S: StateMachine> Builder<S> {
         }
         settings.validate().map_err(NodeError::Config)?;
         task::start(self.machine, settings).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A command that fits into no frame could never be replicated, and everything after it neither.
+    #[test]
+    fn a_command_must_fit_into_a_frame() {
+        let mut settings = Settings {
+            data_dir: PathBuf::from("data"),
+            address: String::from("127.0.0.1:54000"),
+            command_bytes_max: COMMAND_BYTES_MAX,
+            ..Settings::default()
+        };
+        assert_eq!(settings.validate(), Ok(()));
+        settings.command_bytes_max += 1;
+        assert_eq!(settings.validate().map_err(|error| error.field), Err("command_bytes_max"));
     }
 }

@@ -34,6 +34,7 @@ mod request;
 pub mod standing;
 mod status;
 mod task;
+mod workers;
 
 pub use builder::{Builder, Settings};
 pub use member_info::MemberInfo;

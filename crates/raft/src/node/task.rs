@@ -9,35 +9,30 @@ use std::fs::File;
 use std::io::Read as _;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use raft_core::{Incarnation, MemberId, Rng, StateMachine, Time};
 use rustix::time::{ClockId, clock_gettime};
-use tokio::runtime::Runtime;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::task::LocalSet;
-use tracing::{debug, error};
 
-use crate::apply::{ApplyRequest, ApplyWorker};
+use crate::apply::ApplyWorker;
 use crate::disk::StdDisk;
 use crate::error::{DataError, NodeError};
 use crate::io::Clock;
 use crate::log::snapshot::{SnapshotStore, SnapshotWorker};
-use crate::log::{DataState, Identity, LatchError, Log, LogOptions, LogRequest, LogWorker, Opened};
-use crate::node::driver::{Driver, Input, Outputs, SnapshotJob, Start, run_snapshot_job};
+use crate::log::{DataState, Identity, Log, LogOptions, LogWorker, Opened};
+use crate::node::driver::{Driver, Input, Outputs, Start};
 use crate::node::entry_header::HEADER_BYTES;
 use crate::node::request::{Budget, Request, first_request};
+use crate::node::workers::{Heard, Workers};
 use crate::node::{Ended, Node, Settings, Shared, Status};
 use crate::transport::{self, Credit, Event, Local, TcpNetwork, Transport};
 
 /// Inputs of one turn; the others wait for the next one.
 const TURN_INPUTS_MAX: usize = 4096;
-/// The log is sealed (decision 9) when nothing came for this long: a seal must not stand in the way of a write.
-const LOG_IDLE: Duration = Duration::from_millis(20);
-
 /// `CLOCK_BOOTTIME`: monotonic, and it goes on while the machine sleeps.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct BootClock;
@@ -48,23 +43,6 @@ impl Clock for BootClock {
         let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
         let micros = u64::try_from(now.tv_nsec).unwrap_or(0) / 1000;
         Time::from_micros(seconds.saturating_mul(1_000_000).saturating_add(micros))
-    }
-}
-
-/// What the raft thread hears from the others: an input, or that the thread of this name died of a bug.
-type Heard<S> = Result<Input<S>, &'static str>;
-
-/// Reports its thread's death, when it dies of a panic.
-struct Watchdog<S: StateMachine> {
-    name: &'static str,
-    heard: UnboundedSender<Heard<S>>,
-}
-
-impl<S: StateMachine> Drop for Watchdog<S> {
-    fn drop(&mut self) {
-        if std::thread::panicking() && self.heard.send(Err(self.name)).is_err() {
-            error!("{} died of a bug while the node was stopping", self.name);
-        }
     }
 }
 
@@ -186,144 +164,6 @@ fn raft_thread<S: StateMachine>(
         }
     };
     LocalSet::new().block_on(&runtime, run(opening, settings, started, ended))
-}
-
-/// The worker threads and the ways to them.
-struct Workers<S: StateMachine> {
-    log: UnboundedSender<LogRequest>,
-    apply: UnboundedSender<ApplyRequest<S>>,
-    snapshot: UnboundedSender<SnapshotJob<S::Snapshot>>,
-    log_thread: JoinHandle<Result<(), LatchError>>,
-    apply_thread: JoinHandle<()>,
-    snapshot_thread: JoinHandle<()>,
-}
-
-impl<S: StateMachine> Workers<S> {
-    fn spawn(
-        log: LogWorker<StdDisk>,
-        apply: ApplyWorker<S>,
-        snapshots: SnapshotWorker<StdDisk>,
-        heard: &UnboundedSender<Heard<S>>,
-    ) -> std::io::Result<Self> {
-        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
-        let watchdog = |name| Watchdog { name, heard: heard.clone() };
-        let idle = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-        let (log_requests, receiver) = unbounded_channel();
-        let dog = watchdog("the log's thread");
-        let log_thread =
-            thread("raft-log").spawn(move || log_thread(log, &idle, receiver, &dog))?;
-        let (apply_requests, receiver) = unbounded_channel();
-        let dog = watchdog("the apply thread");
-        let apply_thread =
-            thread("raft-apply").spawn(move || apply_thread(apply, receiver, &dog))?;
-        let (snapshot_jobs, receiver) = unbounded_channel();
-        let dog = watchdog("the snapshot thread");
-        let snapshot_thread =
-            thread("raft-snapshot").spawn(move || snapshot_thread(snapshots, receiver, &dog))?;
-        Ok(Self {
-            log: log_requests,
-            apply: apply_requests,
-            snapshot: snapshot_jobs,
-            log_thread,
-            apply_thread,
-            snapshot_thread,
-        })
-    }
-
-    /// Lets them finish what they were given, and waits for that. The log is closed cleanly.
-    fn join(self) -> Result<(), NodeError> {
-        let Self { log, apply, snapshot, log_thread, apply_thread, snapshot_thread } = self;
-        drop((log, apply, snapshot));
-        let log = log_thread.join();
-        let apply = apply_thread.join();
-        let snapshot = snapshot_thread.join();
-        log.map_err(|_| NodeError::Panicked("the log's thread"))??;
-        apply.map_err(|_| NodeError::Panicked("the apply thread"))?;
-        snapshot.map_err(|_| NodeError::Panicked("the snapshot thread"))
-    }
-}
-
-/// Waits for one, then takes everything that waits with it; false when no more will come.
-fn gather<T>(receiver: &mut UnboundedReceiver<T>, batch: &mut Vec<T>) -> bool {
-    let Some(first) = receiver.blocking_recv() else { return false };
-    batch.push(first);
-    while let Ok(next) = receiver.try_recv() {
-        batch.push(next);
-    }
-    true
-}
-
-fn log_thread<S: StateMachine>(
-    mut worker: LogWorker<StdDisk>,
-    idle: &Runtime,
-    mut requests: UnboundedReceiver<LogRequest>,
-    dog: &Watchdog<S>,
-) -> Result<(), LatchError> {
-    let mut sealed = true;
-    loop {
-        let first = if sealed {
-            requests.blocking_recv()
-        } else {
-            match idle.block_on(async { tokio::time::timeout(LOG_IDLE, requests.recv()).await }) {
-                Ok(first) => first,
-                Err(_) => {
-                    sealed = true;
-                    deliver_log(worker.idle(), &worker, dog);
-                    continue;
-                }
-            }
-        };
-        let Some(first) = first else { return worker.close() };
-        sealed = false;
-        let mut batch = vec![first];
-        while let Ok(next) = requests.try_recv() {
-            batch.push(next);
-        }
-        let completions = worker.handle(batch);
-        deliver_log(completions, &worker, dog);
-    }
-}
-
-fn deliver_log<S: StateMachine>(
-    completions: Vec<crate::log::LogCompletion>,
-    worker: &LogWorker<StdDisk>,
-    dog: &Watchdog<S>,
-) {
-    let epoch = worker.log().epoch();
-    for completion in completions {
-        if dog.heard.send(Ok(Input::Log(epoch, completion))).is_err() {
-            debug!("the node stopped before a write was reported");
-        }
-    }
-}
-
-fn apply_thread<S: StateMachine>(
-    mut worker: ApplyWorker<S>,
-    mut requests: UnboundedReceiver<ApplyRequest<S>>,
-    dog: &Watchdog<S>,
-) {
-    let mut batch = Vec::new();
-    while gather(&mut requests, &mut batch) {
-        for completion in worker.handle(std::mem::take(&mut batch)) {
-            if dog.heard.send(Ok(Input::Apply(completion))).is_err() {
-                debug!("the node stopped before applied entries were reported");
-            }
-        }
-    }
-}
-
-fn snapshot_thread<S: StateMachine>(
-    mut worker: SnapshotWorker<StdDisk>,
-    mut jobs: UnboundedReceiver<SnapshotJob<S::Snapshot>>,
-    dog: &Watchdog<S>,
-) {
-    while let Some(job) = jobs.blocking_recv() {
-        for done in run_snapshot_job(&mut worker, job) {
-            if dog.heard.send(Ok(Input::Snapshot(done))).is_err() {
-                debug!("the node stopped before a snapshot was reported");
-            }
-        }
-    }
 }
 
 /// What the raft thread's loop listens to.

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use rustix::net::sockopt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -21,6 +21,8 @@ const KEEPALIVE_PROBES: u32 = 5;
 const USER_TIMEOUT_MILLIS: u32 = 10_000;
 /// Bytes asked for at a time. A longer frame's buffer grows with what has really arrived.
 const READ_BYTES: usize = 64 << 10;
+/// Frames shorter than this are copied out of the buffer they arrived in.
+const COPIED_BYTES_MAX: usize = 16 << 10;
 
 /// Sets the options that every connection has.
 pub(super) fn set_options(stream: &TcpStream) -> io::Result<()> {
@@ -80,7 +82,7 @@ impl FrameReader {
         loop {
             let bytes = match codec::frame_len(&self.buffer, FRAME_BYTES_MAX) {
                 Ok(Some(bytes)) if bytes <= self.buffer.len() => {
-                    return Ok(self.buffer.split_to(bytes).freeze());
+                    return Ok(take_frame(&mut self.buffer, bytes));
                 }
                 Ok(Some(bytes)) => bytes - self.buffer.len(),
                 Ok(None) => READ_BYTES,
@@ -96,6 +98,17 @@ impl FrameReader {
             }
         }
     }
+}
+
+/// Takes the first `bytes` off the buffer. A frame keeps alive what it lies in, for as long as one of its entries
+/// is cached: a small one is copied, so that it does not keep a whole read buffer.
+fn take_frame(buffer: &mut BytesMut, bytes: usize) -> Bytes {
+    if bytes >= COPIED_BYTES_MAX {
+        return buffer.split_to(bytes).freeze();
+    }
+    let frame = Bytes::copy_from_slice(&buffer[..bytes]);
+    buffer.advance(bytes);
+    frame
 }
 
 /// Buffers onto a connection. The caller fills [`buffer`](Self::buffer) when it is empty.
@@ -127,5 +140,34 @@ impl Writer {
     /// Ends the connection in this direction.
     pub(super) async fn shutdown(&mut self) -> io::Result<()> {
         self.stream.shutdown().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is kept of a small frame is the frame: the buffer it came in is used again for the next one.
+    #[test]
+    fn a_small_frame_does_not_keep_the_read_buffer() {
+        let mut buffer = BytesMut::with_capacity(READ_BYTES);
+        let place = buffer.as_ptr();
+        let mut kept = Vec::new();
+        for _ in 0..1000 {
+            buffer.reserve(READ_BYTES);
+            assert_eq!(buffer.as_ptr(), place);
+            buffer.extend_from_slice(&[7; 200]);
+            kept.push(take_frame(&mut buffer, 200));
+        }
+        assert!(kept.iter().all(|frame| frame[..] == [7; 200]));
+    }
+
+    #[test]
+    fn a_large_frame_is_not_copied() {
+        let mut buffer = BytesMut::from(&[7; COPIED_BYTES_MAX + 1][..]);
+        let place = buffer.as_ptr();
+        let frame = take_frame(&mut buffer, COPIED_BYTES_MAX);
+        assert_eq!(frame.as_ptr(), place);
+        assert_eq!(buffer.len(), 1);
     }
 }

@@ -435,6 +435,12 @@ impl Initiator {
         Ok(Self { secret, sender, ours, versions: None, theirs: None })
     }
 
+    /// Who answers, once that is known and nothing after the greeting was sent.
+    #[must_use]
+    pub fn peer(&self) -> Option<NodeId> {
+        self.theirs.as_ref().map(|theirs| theirs.hello.node)
+    }
+
     /// Takes what has arrived off `input` and appends answers to `out`, which are to be sent in any case, also
     /// after an error. What is left in `input` after the end are the first messages.
     ///

@@ -142,6 +142,11 @@ impl Hub {
         true
     }
 
+    /// Whether a connection already is the way to a peer.
+    pub(super) fn has_route(&self, node: NodeId, stream: Stream) -> bool {
+        self.routes.borrow().contains_key(&(node, stream))
+    }
+
     /// Ends what [`open_route`](Self::open_route) began.
     pub(super) fn close_route(&self, node: NodeId, stream: Stream) {
         self.routes.borrow_mut().remove(&(node, stream));
@@ -202,6 +207,10 @@ impl Outbox {
         if let Err(error) = codec::encode(&mut frames, hub.sender(), message) {
             hub.count(|stats| stats.dropped_too_large += 1);
             tracing::error!(peer = %node, %error, "a message cannot be sent");
+            // What follows must not arrive without it.
+            self.overflowed.set(true);
+            hub.report(Event::Disconnected { node, stream, hint: false });
+            self.wake.notify_one();
             return;
         }
         // A frame that is alone in the queue always fits, however large.

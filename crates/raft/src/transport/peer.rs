@@ -51,6 +51,8 @@ enum DialError {
     Refused(Refused),
     /// The connection met itself.
     ToItself,
+    /// Another address leads to the same node, and has the connection.
+    Elsewhere(NodeId),
 }
 
 impl fmt::Display for DialError {
@@ -60,6 +62,7 @@ impl fmt::Display for DialError {
             Self::TimedOut => write!(f, "no answer in time"),
             Self::Refused(refused) => write!(f, "{refused}"),
             Self::ToItself => write!(f, "the connection met itself"),
+            Self::Elsewhere(node) => write!(f, "another address leads to {node}"),
         }
     }
 }
@@ -84,13 +87,14 @@ enum End {
 
 /// Keeps one connection to `target` until told to stop.
 pub(super) async fn run(hub: Rc<Hub>, target: Rc<Target>, mut stop: watch::Receiver<bool>) {
-    let mut link = Link { hub, target, failures: 0, reported: None, unreachable: false };
+    let mut link =
+        Link { hub, target, failures: 0, elsewhere: None, reported: None, unreachable: false };
     loop {
         let wait = link.wait();
         let dialled = tokio::select! {
             biased;
             () = stopped(&mut stop) => return,
-            dialled = async { sleep(wait).await; link.dial(HANDSHAKE_TIMEOUT).await } => dialled,
+            dialled = async { link.yield_to_other(wait).await; link.dial(HANDSHAKE_TIMEOUT).await } => dialled,
         };
         let mut next = Some(dialled);
         // The redial that looks for a hint may bring the next connection along.
@@ -129,6 +133,8 @@ struct Link {
     target: Rc<Target>,
     /// Dials and short-lived connections since the last success.
     failures: u32,
+    /// The node that another address leads to as well.
+    elsewhere: Option<NodeId>,
     /// The refusal reported last, until there is another or a success.
     reported: Option<(RefusedReason, bool)>,
     /// Whether the log already says that nobody answers.
@@ -145,6 +151,15 @@ impl Link {
         let wait = REDIAL_WAIT_MIN.saturating_mul(1 << doublings.min(16)).min(REDIAL_WAIT_MAX);
         let half = u64::try_from(wait.as_micros() / 2).unwrap_or(0);
         Duration::from_micros(half + self.hub.random_below(half + 1))
+    }
+
+    /// Waits, and goes on waiting while another address has the connection to the same node: every handshake to
+    /// its end would replace that connection at the other end.
+    async fn yield_to_other(&self, wait: Duration) {
+        sleep(wait).await;
+        while self.elsewhere.is_some_and(|node| self.hub.has_route(node, self.target.stream)) {
+            sleep(REDIAL_WAIT_MAX).await;
+        }
     }
 
     async fn dial(&self, limit: Duration) -> Dialled {
@@ -176,7 +191,14 @@ impl Link {
                 return Err(DialError::Io(io::ErrorKind::UnexpectedEof.into()));
             }
             match self.hub.with_facts(|facts| initiator.receive(facts, &mut input, &mut out)) {
-                Ok(None) => {}
+                Ok(None) => {
+                    let peer = initiator.peer();
+                    if let Some(node) = peer
+                        && self.hub.has_route(node, self.target.stream)
+                    {
+                        return Err(DialError::Elsewhere(node));
+                    }
+                }
                 Ok(Some(established)) => return Ok(Connection { tcp, established, input }),
                 Err(refused) => {
                     // The refusal is a courtesy; the connection ends in any case.
@@ -206,6 +228,9 @@ impl Link {
                 tracing::warn!(%address, %stream, %refused, "no connection");
             }
             self.hub.report(Event::Refused { address: address.clone(), refused: refused.clone() });
+        } else if let DialError::Elsewhere(node) = error {
+            tracing::debug!(%address, peer = %node, %stream, "connected already");
+            self.elsewhere = Some(*node);
         } else if !std::mem::replace(&mut self.unreachable, true) {
             tracing::info!(%address, %stream, %error, "peer unreachable");
         } else {
@@ -227,9 +252,11 @@ impl Link {
             // Two addresses lead to one node; the first has it.
             tracing::debug!(address = %self.target.address, peer = %node, %stream, "connected already");
             self.failures = self.failures.saturating_add(8);
+            self.elsewhere = Some(node);
             return None;
         }
         let began = Instant::now();
+        self.elsewhere = None;
         self.reported = None;
         self.unreachable = false;
         self.target.connected.set(Some(node));

@@ -367,6 +367,9 @@ fn recycled_segments_hold_no_ghosts() {
         let persist = script.empty();
         let persist = script.compact(persist, last - 1);
         log.write(vec![persist]).unwrap();
+        for _ in 0..3 {
+            log.housekeep().unwrap();
+        }
         assert!(log.status().segments <= 3, "round {round}: {:?}", log.status());
         let copy = disk.fork();
         copy.crash(Crash::Power(round));
@@ -376,6 +379,48 @@ fn recycled_segments_hold_no_ghosts() {
     }
     let names: Vec<_> = disk.files().into_iter().map(|(path, _)| path).collect();
     assert!(names.iter().any(|path| path.to_string_lossy().contains("spare-")), "{names:?}");
+}
+
+/// Neither the next segment nor the old ones cost a write anything: housekeeping between the batches does it.
+#[test]
+fn segments_are_made_and_recycled_off_the_write_path() {
+    let disk = SimDisk::new();
+    let names = |what: &str| {
+        let named = |(path, _): &(std::path::PathBuf, _)| path.to_string_lossy().contains(what);
+        disk.files().iter().filter(|file| named(file)).count()
+    };
+    let mut script = Script::new(3);
+    let mut log = open(disk.clone(), &dir()).unwrap().log;
+    log.form(&script.formed).unwrap();
+    let persist = script.hard_state(1, None);
+    log.write(vec![persist]).unwrap();
+    log.housekeep().unwrap();
+    for round in 0..24 {
+        let before = names("");
+        let persist = script.empty();
+        let persist = script.append(persist, &[3000]);
+        log.write(vec![persist]).unwrap();
+        assert_eq!(names(""), before, "a write made a file in round {round}");
+        log.housekeep().unwrap();
+        assert_eq!(names("spare-"), 1, "round {round}");
+    }
+    let used = log.status().segments;
+    assert!(used > 4);
+    let last = script.model.last().0.index.0;
+    store_snapshot(disk.clone(), &script.meta_at(last - 1)).unwrap();
+    let persist = script.empty();
+    let persist = script.compact(persist, last - 1);
+    assert_eq!(log.write(vec![persist]).unwrap().len(), 1);
+    assert_eq!(log.status().segments, used, "the ticket waited for old segments");
+    for left in (1..used).rev() {
+        log.housekeep().unwrap();
+        assert_eq!(log.status().segments, left);
+        let copy = disk.fork();
+        copy.crash(Crash::Power(left.try_into().unwrap()));
+        let (_, state) = expect_formed(open(copy, &dir()).unwrap());
+        assert_eq!(Model::of(&state), script.model);
+    }
+    assert_eq!(names("spare-"), used);
 }
 
 #[test]
@@ -395,9 +440,19 @@ fn reads_are_bounded_and_checked() {
     assert_eq!(log.read(&tiny).unwrap().len(), 1);
     assert_eq!(log.read(&fetch(11, 12)), None);
     assert_eq!(log.read(&fetch(0, 12)), None);
+    // Also over many batches and segments, where neighbours are read together.
+    for _ in 0..40 {
+        let persist = script.empty();
+        let persist = script.append(persist, &[700, 900]);
+        log.write(vec![persist]).unwrap();
+    }
+    assert!(log.status().segments > 3);
+    assert_eq!(log.read(&fetch(1, 90)).unwrap(), script.model.entries);
+    assert_eq!(log.read(&fetch(8, 71)).unwrap(), script.model.entries[7..71]);
     let path = dir().join("0000000001.log");
     assert!(disk.flip(&path, 4096 + 300, 1));
     assert_eq!(log.read(&fetch(1, 10)), None);
+    assert_eq!(log.read(&fetch(8, 10)).unwrap(), script.model.entries[7..10]);
     assert_eq!(log.status().damage.map(|damage| damage.0), Some(path));
 }
 

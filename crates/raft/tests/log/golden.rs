@@ -37,6 +37,7 @@ fn build(disk: &SimDisk) -> Script {
     let persist = script.empty();
     let persist = script.compact(persist, 2);
     log.write(vec![persist]).unwrap();
+    log.housekeep().unwrap();
     log.close().unwrap();
     script
 }

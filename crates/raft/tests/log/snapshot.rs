@@ -120,6 +120,24 @@ fn a_snapshot_travels() {
     check(&to, meta(12).last_included, &next);
 }
 
+/// An acknowledgement of a transfer that was broken off does not end the next one of the same snapshot (B47).
+#[test]
+fn a_stale_acknowledgement_ends_nothing() {
+    let (from, to) = (SimDisk::new(), SimDisk::new());
+    let (mut sender, mut receiver) = (worker(&from), worker(&to));
+    sender.handle(SnapshotRequest::Write(meta(9), Picture(blobs())));
+    let offer = sender.handle(send(4));
+    deliver(&mut sender, &mut receiver, offer, 2);
+    sender.handle(Request::Disconnected(follower()));
+    let offer = sender.handle(send(4));
+    let stale = SnapshotMessage::Ack { snapshot: meta(9).last_included, blob: 0, offset: 1 << 18 };
+    assert_eq!(sender.handle(Request::Message(follower(), stale)), []);
+    let outcomes = deliver(&mut sender, &mut receiver, offer, usize::MAX);
+    let received = SnapshotEffect::Received { from: leader(), term: Term(4), snapshot: meta(9) };
+    assert!(outcomes.contains(&received), "{outcomes:?}");
+    assert!(outcomes.contains(&SnapshotEffect::Sent(follower(), meta(9).last_included)));
+}
+
 /// Killed after any number of chunks, on either side: what has arrived is not sent again.
 #[test]
 fn an_interrupted_transfer_goes_on() {
@@ -221,6 +239,63 @@ fn damage_is_named_and_never_returned() {
     let source = store.source(meta(9).last_included).unwrap();
     assert!(matches!(source.read(0), Err(SnapshotError::Missing(_))));
     assert!(matches!(source.read(1), Err(SnapshotError::Undecodable(_))));
+}
+
+/// A rotted blob is written again by the next checkpoint, and fetched again by the next transfer.
+#[test]
+fn a_damaged_blob_is_replaced() {
+    let contents = vec![blob(1, 100_000), blob(2, 70_000)];
+    let (from, to) = (SimDisk::new(), SimDisk::new());
+    for disk in [&from, &to] {
+        worker(disk).handle(SnapshotRequest::Write(meta(9), Picture(contents.clone())));
+        let named = |(path, _): &(std::path::PathBuf, _)| path.to_string_lossy().contains("blob-");
+        let (path, _) = disk.files().into_iter().find(named).unwrap();
+        assert!(disk.flip(&path, 5000, 4));
+    }
+    // The sender notices when it reads, says so, and has no whole snapshot until it has written one.
+    let (mut sender, mut receiver) = (worker(&from), worker(&to));
+    let offer = sender.handle(send(4));
+    let failed = |outcomes: &[SnapshotEffect]| {
+        outcomes.iter().any(|outcome| matches!(outcome, SnapshotEffect::SendFailed(..)))
+    };
+    // The receiver lacks what it found to be damaged.
+    let outcomes = deliver(&mut sender, &mut receiver, offer, usize::MAX);
+    assert!(failed(&outcomes), "{outcomes:?}");
+    assert!(sender.store().newest().is_none());
+    sender.handle(SnapshotRequest::Write(meta(12), Picture(contents.clone())));
+    check(&from, meta(12).last_included, &contents);
+    let offer = sender.handle(send(4));
+    let outcomes = deliver(&mut sender, &mut receiver, offer, usize::MAX);
+    assert!(!failed(&outcomes), "{outcomes:?}");
+    check(&to, meta(12).last_included, &contents);
+    receiver.handle(Request::Prune(EntryId::new(12, 2)));
+    let leftover = |path: &std::path::Path| path.to_string_lossy().contains(".damaged");
+    assert!(!to.files().iter().any(|(path, _)| leftover(path)));
+}
+
+/// What was given up goes, what is arriving stays.
+#[test]
+fn a_transfer_keeps_its_blobs_and_stops_no_pruning() {
+    let (from, to) = (SimDisk::new(), SimDisk::new());
+    let (mut sender, mut receiver) = (worker(&from), worker(&to));
+    for index in 1..=4u8 {
+        let picture = Picture(vec![blob(index, 100)]);
+        receiver.handle(SnapshotRequest::Write(meta(u64::from(index)), picture));
+    }
+    let stray = "/data/snapshot/manifest-0000000000000001-0000000000000001.new";
+    to.plant(std::path::Path::new(stray), b"begun");
+    sender.handle(SnapshotRequest::Write(meta(9), Picture(blobs())));
+    let offer = sender.handle(send(4));
+    deliver(&mut sender, &mut receiver, offer, 2);
+    let count = |what: &str| {
+        to.files().iter().filter(|(path, _)| path.to_string_lossy().contains(what)).count()
+    };
+    assert_eq!((count("manifest-"), count(".part")), (5, 1));
+    receiver.handle(Request::Prune(EntryId::new(4, 2)));
+    assert_eq!((count("manifest-"), count(".part")), (2, 1));
+    receiver.handle(Request::Disconnected(leader()));
+    receiver.handle(Request::Prune(EntryId::new(4, 2)));
+    assert_eq!((count("manifest-"), count(".part")), (2, 0));
 }
 
 /// The newest two are kept, and whatever the log still needs.

@@ -27,6 +27,16 @@ pub(super) fn partial_name(id: BlobId) -> String {
     format!("{}.part", name(id))
 }
 
+/// Where a blob goes that turned out to be damaged.
+pub(super) fn damaged_name(id: BlobId) -> String {
+    format!("{}.damaged", name(id))
+}
+
+/// What a file beside the whole blobs is: the beginning of a blob, or damaged.
+pub(super) fn is_scrap(name: &str) -> bool {
+    name.starts_with("blob-") && (name.ends_with(".part") || name.ends_with(".damaged"))
+}
+
 /// The blob that a file name names.
 pub(super) fn parse_name(name: &str) -> Option<BlobId> {
     let (digest, len) = name.strip_prefix("blob-")?.split_once('-')?;

@@ -8,6 +8,6 @@ mod blob;
 mod store;
 mod worker;
 
-pub(super) use store::list_manifests;
 pub use store::{SnapshotStore, SnapshotWriter, StoredSnapshot};
+pub(super) use store::{has_blobs, list_manifests};
 pub use worker::{SnapshotCounters, SnapshotEffect, SnapshotRequest, SnapshotWorker};

@@ -16,6 +16,7 @@ use crate::io::{Disk, DiskFile, OpenMode};
 use crate::log::files::read_file;
 use crate::log::identity::{MANIFEST_MAGIC, seal_twice, unseal_either};
 use crate::log::record::{to_u32, to_u64};
+use crate::log::spares::has_run_out;
 
 /// Manifests that are kept in any case.
 const MANIFESTS_KEPT: usize = 2;
@@ -59,6 +60,12 @@ fn decode_manifest(bytes: &[u8]) -> Option<(SnapshotMeta, Vec<BlobId>)> {
     Some((SnapshotMeta { last_included, digest, membership }, blobs))
 }
 
+/// Whether all blobs are there by name.
+pub(in crate::log) fn has_blobs<D: Disk>(disk: &D, dir: &Path, blobs: &[BlobId]) -> bool {
+    let dir = dir.join("snapshot");
+    blobs.iter().all(|id| disk.exists(&dir.join(blob::name(*id))).unwrap_or(false))
+}
+
 /// The manifests of a data directory.
 pub(in crate::log) struct Manifests {
     /// Oldest first.
@@ -97,6 +104,8 @@ pub struct SnapshotStore<D: Disk> {
     pub(super) dir: PathBuf,
     /// Oldest first.
     manifests: Vec<(SnapshotMeta, Vec<BlobId>)>,
+    /// Blobs of which every byte was checked or written by this process.
+    checked: BTreeSet<BlobId>,
 }
 
 fn refused(path: &Path, error: &dyn Display) -> SnapshotError {
@@ -114,13 +123,14 @@ impl<D: Disk> SnapshotStore<D> {
         disk.create_dir(&dir).map_err(|error| refused(&dir, &error))?;
         // What was only renamed by the last process must not be lost after it was counted on.
         disk.sync_dir(&dir).map_err(|error| refused(&dir, &error))?;
-        Ok(Self { disk, dir, manifests: manifests.intact })
+        Ok(Self { disk, dir, manifests: manifests.intact, checked: BTreeSet::new() })
     }
 
-    /// The newest snapshot whose manifest is intact.
+    /// The newest snapshot whose manifest is intact and whose blobs are all here.
     #[must_use]
     pub fn newest(&self) -> Option<(SnapshotMeta, Vec<BlobId>)> {
-        self.manifests.last().cloned()
+        let whole = |blobs: &[BlobId]| blobs.iter().all(|id| self.has(*id).unwrap_or(false));
+        self.manifests.iter().rev().find(|(_, blobs)| whole(blobs)).cloned()
     }
 
     /// The blobs of the snapshot at `id`; every block is checked whenever it is read.
@@ -154,9 +164,28 @@ impl<D: Disk> SnapshotStore<D> {
         self.guard(&name, self.disk.exists(&self.dir.join(&name)))
     }
 
+    /// Whether all of a blob is here and is what its name says. A damaged one is set aside, so that it is
+    /// written or fetched again.
+    pub(super) fn has_intact(&mut self, id: BlobId) -> Result<bool, SnapshotError> {
+        if !self.has(id)? {
+            return Ok(false);
+        }
+        if self.checked.contains(&id) {
+            return Ok(true);
+        }
+        match read_blob(&self.disk, &self.dir, id) {
+            Ok(_) => {
+                self.checked.insert(id);
+                Ok(true)
+            }
+            Err(SnapshotError::Damaged(_) | SnapshotError::Missing(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Writes a whole blob. Its name is durable with the manifest.
-    fn put(&self, id: BlobId, content: &[u8]) -> Result<(), SnapshotError> {
-        if self.has(id)? {
+    fn put(&mut self, id: BlobId, content: &[u8]) -> Result<(), SnapshotError> {
+        if self.has_intact(id)? {
             return Ok(());
         }
         let partial = self.dir.join(blob::partial_name(id));
@@ -167,7 +196,9 @@ impl<D: Disk> SnapshotStore<D> {
         let file = self.guard(&name, blob::create(&self.disk, &partial, id))?;
         self.guard(&name, blob::write(&file, id, 0, content))?;
         self.guard(&name, file.sync())?;
-        self.guard(&name, self.disk.rename(&partial, &self.dir.join(&name)))
+        self.guard(&name, self.disk.rename(&partial, &self.dir.join(&name)))?;
+        self.checked.insert(id);
+        Ok(())
     }
 
     /// The beginning of a blob that arrived earlier, checked, written again and synced: it may have been
@@ -195,7 +226,7 @@ impl<D: Disk> SnapshotStore<D> {
     }
 
     /// Makes a blob that has arrived completely a whole one, if it is what its name says.
-    pub(super) fn complete(&self, id: BlobId, file: &D::File) -> Result<bool, SnapshotError> {
+    pub(super) fn complete(&mut self, id: BlobId, file: &D::File) -> Result<bool, SnapshotError> {
         let name = blob::partial_name(id);
         let path = self.dir.join(&name);
         self.guard(&name, file.sync())?;
@@ -205,6 +236,7 @@ impl<D: Disk> SnapshotStore<D> {
             return Ok(false);
         }
         self.guard(&name, self.disk.rename(&path, &self.dir.join(blob::name(id))))?;
+        self.checked.insert(id);
         Ok(true)
     }
 
@@ -233,11 +265,11 @@ impl<D: Disk> SnapshotStore<D> {
     }
 
     /// Forgets what nothing needs: manifests older than `base`, where the log begins, except the newest two;
-    /// and blobs that no manifest names.
+    /// blobs that neither a manifest nor `arriving` names; and whatever was begun and given up.
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn prune(&mut self, base: EntryId) -> Result<(), SnapshotError> {
+    pub fn prune(&mut self, base: EntryId, arriving: &[BlobId]) -> Result<(), SnapshotError> {
         let surplus = self.manifests.len().saturating_sub(MANIFESTS_KEPT);
         let old = self.manifests.iter().take(surplus);
         let old = old.take_while(|(meta, _)| meta.last_included.index < base.index).count();
@@ -249,10 +281,15 @@ impl<D: Disk> SnapshotStore<D> {
         // The manifest goes durably before what it names.
         self.guard("", self.disk.sync_dir(&self.dir))?;
         let needed: BTreeSet<BlobId> =
-            self.manifests.iter().flat_map(|(_, blobs)| blobs).copied().collect();
+            self.manifests.iter().flat_map(|(_, blobs)| blobs).chain(arriving).copied().collect();
+        let begun: BTreeSet<String> = arriving.iter().map(|id| blob::partial_name(*id)).collect();
+        self.checked.retain(|id| needed.contains(id));
         let names = self.guard("", self.disk.list(&self.dir))?;
         for name in names {
-            if blob::parse_name(&name).is_some_and(|id| !needed.contains(&id)) {
+            let forgotten = blob::parse_name(&name).is_some_and(|id| !needed.contains(&id));
+            let given_up = blob::is_scrap(&name) && !begun.contains(&name)
+                || name.starts_with("manifest-") && name.ends_with(".new");
+            if forgotten || given_up {
                 self.guard(&name, self.disk.remove(&self.dir.join(&name)))?;
             }
         }
@@ -324,15 +361,29 @@ impl<D: Disk> SnapshotSource for StoredSnapshot<D> {
         let Some(id) = self.blobs.get(position).copied() else {
             return Err(SnapshotError::Undecodable("no such blob".to_owned()));
         };
-        let path = self.dir.join(blob::name(id));
-        if !self.disk.exists(&path).map_err(|error| refused(&path, &error))? {
-            return Err(SnapshotError::Missing(id));
-        }
-        // A read that fails is damage, not a reason to stop.
-        let content = blob::read_prefix(&self.disk, &path, id).unwrap_or_default();
-        if BlobId::of(&content) != id {
-            return Err(SnapshotError::Damaged(id));
-        }
-        Ok(Bytes::from(content))
+        read_blob(&self.disk, &self.dir, id)
     }
+}
+
+/// Reads a whole blob, every byte checked. A damaged one is set aside: from then on it is missing.
+fn read_blob<D: Disk>(disk: &D, dir: &Path, id: BlobId) -> Result<Bytes, SnapshotError> {
+    let path = dir.join(blob::name(id));
+    if !disk.exists(&path).map_err(|error| refused(&path, &error))? {
+        return Err(SnapshotError::Missing(id));
+    }
+    let content = match blob::read_prefix(disk, &path, id) {
+        Ok(content) => content,
+        // It says nothing about the bytes.
+        Err(error) if has_run_out(&error) => return Err(refused(&path, &error)),
+        // A read that fails is damage, not a reason to stop.
+        Err(_) => Vec::new(),
+    };
+    if BlobId::of(&content) == id {
+        return Ok(Bytes::from(content));
+    }
+    tracing::error!(path = %path.display(), "a blob of a snapshot is damaged: it is set aside");
+    if let Err(error) = disk.rename(&path, &dir.join(blob::damaged_name(id))) {
+        tracing::warn!(path = %path.display(), %error, "the damaged blob cannot be set aside");
+    }
+    Err(SnapshotError::Damaged(id))
 }

@@ -130,9 +130,9 @@ impl<D: Disk> SnapshotWorker<D> {
             SnapshotRequest::Disconnected(node) => self.disconnected(node),
             SnapshotRequest::Prune(base) => {
                 // What is arriving has no manifest yet and must stay.
-                if self.incoming.is_none()
-                    && let Err(error) = self.store.prune(base)
-                {
+                let arriving = self.incoming.as_ref();
+                let arriving = arriving.map_or(&[][..], |(_, incoming)| &incoming.blobs);
+                if let Err(error) = self.store.prune(base, arriving) {
                     tracing::warn!(%error, "old snapshots could not be removed");
                 }
                 Vec::new()
@@ -179,6 +179,11 @@ impl<D: Disk> SnapshotWorker<D> {
             }
             SnapshotMessage::Ack { snapshot, blob, offset } => {
                 let Some(outgoing) = self.outgoing_mut(from, snapshot) else { return Vec::new() };
+                // Before the receiver has answered the offer, nothing was sent that could be acknowledged: this
+                // is about an earlier transfer of the same snapshot.
+                if outgoing.have.is_none() {
+                    return Vec::new();
+                }
                 outgoing.unacknowledged.retain(|chunk| *chunk > (blob, offset));
                 self.stream(from)
             }
@@ -248,7 +253,7 @@ impl<D: Disk> SnapshotWorker<D> {
                     let chunk = SnapshotMessage::Chunk { snapshot: id, blob, offset, bytes };
                     effects.push(SnapshotEffect::Send(to, chunk));
                 }
-                Ok(None) if outgoing.unacknowledged.is_empty() => {
+                Ok(None) if outgoing.have.is_some() && outgoing.unacknowledged.is_empty() => {
                     self.outgoing.remove(&to);
                     effects.push(SnapshotEffect::Sent(to, id));
                     return effects;
@@ -325,7 +330,7 @@ impl<D: Disk> SnapshotWorker<D> {
         let snapshot = meta.last_included;
         let mut bytes = Vec::with_capacity(blobs.len());
         for id in &blobs {
-            let known = if self.store.has(*id).map_err(|error| error.to_string())? {
+            let known = if self.store.has_intact(*id).map_err(|error| error.to_string())? {
                 id.len
             } else {
                 let path = self.store.dir.join(blob::partial_name(*id));

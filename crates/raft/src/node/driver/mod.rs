@@ -2,7 +2,7 @@
 //!
 //! The driver owns the protocol and knows who waits for what. It never blocks and touches nothing: the tokio shell
 //! (`node::task`) and the simulator run exactly this type, feed it with what happened and carry out what it wants.
-//! `mod` holds the inputs, the outputs and the order of a turn; `peers` what other nodes say; `requests` what
+//! `mod` holds the order of a turn, `ports` its inputs and outputs; `peers` what other nodes say; `requests` what
 //! clients want; `ready` what the protocol wants.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -11,30 +11,30 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::{
-    EntryId, Envelope, Index, Membership, NodeId, Raft, Rng, SnapshotMeta, SnapshotSource,
-    Standing, StateMachine, Term, Time,
+    EntryId, Envelope, Index, NodeId, Raft, Rng, SnapshotMeta, StateMachine, Term, Time,
 };
 use tracing::{debug, error, info, trace, warn};
 
-use crate::apply::{ApplyCompletion, ApplyRequest};
+use crate::apply::ApplyRequest;
 use crate::error::NodeError;
 use crate::io::{Network, Stream};
-use crate::log::snapshot::{SnapshotEffect, SnapshotRequest, SnapshotWorker};
-use crate::log::{DataState, Formed, LogCompletion, LogRequest};
+use crate::log::snapshot::SnapshotRequest;
+use crate::log::{DataState, LogCompletion};
 use crate::message::{Hello, PeerMessage};
 use crate::node::admin::Admins;
 use crate::node::builder::Settings;
 use crate::node::checkpoint::{CheckpointLimits, Checkpoints};
-use crate::node::formation::{Formation, FormationEffect, FormationSettings};
+use crate::node::formation::Formation;
 use crate::node::formation_message::{FormationMessage, FormationState, Founding};
 use crate::node::member_info::MemberInfo;
 use crate::node::pending::{Proposals, Reads};
-use crate::node::request::Request;
-use crate::node::standing::{Gate, Verdict};
+use crate::node::standing::Gate;
 use crate::node::status::{Phase, Status};
 use crate::transport::{PeerAddress, Refused, RefusedReason};
 
+mod lifecycle;
 mod peers;
+mod ports;
 mod ready;
 mod requests;
 mod snapshots;
@@ -42,169 +42,7 @@ mod snapshots;
 mod tests;
 mod view;
 
-/// Something that happened.
-pub enum Input<S: StateMachine> {
-    /// A peer's message, with its durable epoch when it sent this.
-    Message {
-        /// Who.
-        from: NodeId,
-        /// Its epoch.
-        epoch: u64,
-        /// What.
-        message: PeerMessage,
-    },
-    /// What is sent to this peer on `stream` travels from now on. Reported for each stream: without the one for
-    /// [`Stream::Bulk`] no snapshot message leaves.
-    Connected {
-        /// What it said of itself.
-        hello: Hello,
-        /// The address at which it was dialled.
-        address: String,
-        /// Which stream.
-        stream: Stream,
-    },
-    /// A peer has dialled this node.
-    Accepted(Hello),
-    /// What was sent to this peer on `stream` may be lost.
-    Disconnected {
-        /// Who.
-        node: NodeId,
-        /// Which stream.
-        stream: Stream,
-        /// Its process is probably dead (decision 15).
-        hint: bool,
-    },
-    /// A connection did not come about.
-    Refused(String, Refused),
-    /// A client's request.
-    Request(Request<S>),
-    /// The log's thread answers, at this durable epoch.
-    Log(u64, LogCompletion),
-    /// The apply thread answers.
-    Apply(ApplyCompletion<S>),
-    /// The snapshot thread answers.
-    Snapshot(SnapshotDone),
-}
-
-/// Commands and queries need not be printable.
-impl<S: StateMachine> std::fmt::Debug for Input<S> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Message { from, epoch, message } => {
-                write!(f, "{from} (epoch {epoch}): {message:?}")
-            }
-            Self::Connected { hello, address, stream } => {
-                write!(f, "connected to {} at {address}, {stream:?}", hello.node)
-            }
-            Self::Accepted(hello) => write!(f, "accepted {} of {}", hello.node, hello.address),
-            Self::Disconnected { node, stream, hint } => {
-                write!(f, "disconnected from {node}, {stream:?}, hint: {hint}")
-            }
-            Self::Refused(address, refused) => write!(f, "no connection to {address}: {refused}"),
-            Self::Request(request) => request.fmt(f),
-            Self::Log(epoch, completion) => write!(f, "log at epoch {epoch}: {completion:?}"),
-            Self::Apply(completion) => completion.fmt(f),
-            Self::Snapshot(done) => done.fmt(f),
-        }
-    }
-}
-
-/// Work for the snapshot thread.
-#[derive(Debug)]
-pub enum SnapshotJob<P> {
-    /// For its worker.
-    Work(SnapshotRequest<P>),
-    /// Open this snapshot for restoring.
-    Open(SnapshotMeta),
-}
-
-/// What the snapshot thread answers.
-pub enum SnapshotDone {
-    /// The worker wants this.
-    Effect(SnapshotEffect),
-    /// The snapshot that was to be opened; `None` when it is not there.
-    Opened(SnapshotMeta, Option<Box<dyn SnapshotSource + Send>>),
-}
-
-impl std::fmt::Debug for SnapshotDone {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Effect(effect) => write!(f, "{effect:?}"),
-            Self::Opened(meta, source) => {
-                write!(f, "opened {}: {}", meta.last_included, source.is_some())
-            }
-        }
-    }
-}
-
-/// What the snapshot thread does with one job.
-pub fn run_snapshot_job<D, P>(
-    worker: &mut SnapshotWorker<D>,
-    job: SnapshotJob<P>,
-) -> Vec<SnapshotDone>
-where
-    D: crate::io::Disk,
-    P: raft_core::Snapshot,
-{
-    match job {
-        SnapshotJob::Work(request) => {
-            worker.handle(request).into_iter().map(SnapshotDone::Effect).collect()
-        }
-        SnapshotJob::Open(meta) => {
-            let source = worker.store().source(meta.last_included);
-            let source = source.map(|source| Box::new(source) as Box<dyn SnapshotSource + Send>);
-            vec![SnapshotDone::Opened(meta, source)]
-        }
-    }
-}
-
-/// Everything to be done after a turn. The lists are in order, each for its own thread.
-#[derive(Debug)]
-pub struct Outputs<S: StateMachine> {
-    /// For the log's thread.
-    pub log: Vec<LogRequest>,
-    /// For the apply thread.
-    pub apply: Vec<ApplyRequest<S>>,
-    /// For the snapshot thread.
-    pub snapshot: Vec<SnapshotJob<S::Snapshot>>,
-    /// When the next turn is due without any input.
-    pub deadline: Option<Time>,
-    /// The node's state, when it changed.
-    pub status: Option<Arc<Status>>,
-    /// Whom to dial from now on, when that changed.
-    pub dial: Option<Vec<PeerAddress>>,
-    /// The configuration in force, when it changed: who may connect.
-    pub membership: Option<Arc<Membership>>,
-    /// The cluster formed or was joined.
-    pub formed: Option<raft_core::ClusterId>,
-    /// The own durable epoch, for every frame.
-    pub epoch: u64,
-    /// The last durable position, for handshakes.
-    pub last_durable: EntryId,
-    /// Higher epochs seen of peers.
-    pub peer_epochs: Vec<(NodeId, u64)>,
-    /// The node has ended: well, or of this. Nothing is to be fed any more.
-    pub end: Option<Result<(), NodeError>>,
-}
-
-impl<S: StateMachine> Default for Outputs<S> {
-    fn default() -> Self {
-        Self {
-            log: Vec::new(),
-            apply: Vec::new(),
-            snapshot: Vec::new(),
-            deadline: None,
-            status: None,
-            dial: None,
-            membership: None,
-            formed: None,
-            epoch: 0,
-            last_durable: EntryId::ZERO,
-            peer_epochs: Vec::new(),
-            end: None,
-        }
-    }
-}
+pub use ports::{Input, Outputs, SnapshotDone, SnapshotJob, run_snapshot_job};
 
 /// Work for the apply thread that waits behind a snapshot being opened.
 #[derive(Debug)]
@@ -389,53 +227,6 @@ impl<S: StateMachine> Driver<S> {
         Ok(driver)
     }
 
-    fn begin_formation(&mut self, state: FormationState, now: Time) {
-        let joining = !self.settings.join.is_empty();
-        let addresses =
-            if joining { self.settings.join.clone() } else { self.settings.peers.clone() };
-        let settings = FormationSettings {
-            node: self.node,
-            info: self.info.clone(),
-            addresses,
-            joining,
-            requires_all: self.settings.form_requires_all,
-            grace: self.settings.formation_grace,
-        };
-        let rng = self.rng.split(2);
-        self.formation = Some(Formation::new(settings, state, rng, now));
-    }
-
-    fn begin_recovered(
-        &mut self,
-        founding: Founding,
-        formed: &Formed,
-        recovered: raft_core::Recovered,
-        now: Time,
-    ) -> Result<(), NodeError> {
-        let applied = recovered.snapshot.last_included;
-        let config = self.settings.core_config(self.node);
-        let rng = self.rng.split(3);
-        let raft = Raft::new(config, formed.log_identity(), recovered, rng, now)
-            .map_err(NodeError::Config)?;
-        self.check_configured(&founding, raft.membership())?;
-        let membership = Membership::clone(raft.membership());
-        let gate = Gate::new(self.node, self.epoch, raft.last_log().index, membership, now);
-        self.begin_running(raft, founding, applied);
-        self.gate = Some(gate);
-        self.phase = Phase::Confirming;
-        Ok(())
-    }
-
-    fn begin_running(&mut self, raft: Raft, founding: Founding, applied: EntryId) {
-        self.applied = applied.index;
-        self.handed = applied.index;
-        self.handed_term = applied.term;
-        self.out.formed = Some(founding.cluster);
-        self.founding = Some(founding);
-        self.raft = Some(raft);
-        self.formation = None;
-    }
-
     /// One turn. What arrived earlier is taken in before a deadline fires (decision 13). Total: any input, any
     /// time.
     pub fn turn(
@@ -558,19 +349,6 @@ impl<S: StateMachine> Driver<S> {
         }
     }
 
-    fn become_amnesic(&mut self, reason: String) {
-        if matches!(self.phase, Phase::Amnesic(_)) {
-            return;
-        }
-        error!("this node stays idle: {reason}");
-        self.phase = Phase::Amnesic(reason);
-        self.gate = None;
-        if let Some(raft) = &mut self.raft {
-            let now = raft.now();
-            raft.set_standing(now, Standing::Silent);
-        }
-    }
-
     fn on_log(&mut self, now: Time, epoch: u64, completion: LogCompletion) {
         self.epoch = self.epoch.max(epoch);
         match completion {
@@ -610,137 +388,6 @@ impl<S: StateMachine> Driver<S> {
                 self.begin_stopping(now, self.settings.election_timeout_min, Err(latch.into()));
             }
         }
-    }
-
-    /// The log is formed: nothing was ever promised from this directory, so it may take part at once.
-    fn on_formed_stored(&mut self, now: Time) {
-        let Some(founding) = self.founding.take() else { return };
-        let formed = formed_by(&founding);
-        let identity = formed.log_identity();
-        let digest = identity.origin(&formed.members.encode(&[]));
-        let snapshot =
-            SnapshotMeta { last_included: EntryId::ZERO, digest, membership: formed.members };
-        let recovered = raft_core::Recovered {
-            hard_state: raft_core::HardState::default(),
-            snapshot,
-            log_start: EntryId::ZERO,
-            log_start_digest: digest,
-            entries: Vec::new(),
-        };
-        let rng = self.rng.split(3);
-        match Raft::new(self.settings.core_config(self.node), identity, recovered, rng, now) {
-            Ok(mut raft) => {
-                raft.set_standing(now, Standing::Full);
-                for node in self.connected.keys() {
-                    raft.peer_connected(now, *node);
-                }
-                self.begin_running(raft, founding, EntryId::ZERO);
-                self.phase = Phase::Active;
-            }
-            Err(error) => self.end(Err(NodeError::Config(error))),
-        }
-    }
-
-    fn work_off_formation(&mut self, network: &mut impl Network) {
-        let Some(formation) = &mut self.formation else { return };
-        for effect in formation.take_effects() {
-            match effect {
-                FormationEffect::Send(to, message) => send_formation(network, to, &message),
-                FormationEffect::Persist(bytes) => {
-                    self.out.log.push(LogRequest::FormationState(bytes))
-                }
-                FormationEffect::Form(founding) => {
-                    if self.founding.is_none() {
-                        self.out.log.push(LogRequest::Form(Box::new(formed_by(&founding))));
-                        self.founding = Some(founding);
-                    }
-                }
-                FormationEffect::Removed => return self.end(Err(NodeError::Removed)),
-            }
-        }
-        if !matches!(self.phase, Phase::Amnesic(_) | Phase::Stopping)
-            && let Some(formation) = &self.formation
-        {
-            self.phase = formation.phase().clone();
-        }
-    }
-
-    /// Asks a quorum about the own standing, and takes part once it is clear.
-    fn confirm_standing(&mut self, now: Time, network: &mut impl Network) {
-        let Some(gate) = &mut self.gate else { return };
-        gate.advance(self.epoch);
-        match gate.verdict().clone() {
-            Verdict::Open => {
-                let epoch = gate.epoch();
-                for node in gate.ask(now) {
-                    send_formation(network, node, &FormationMessage::StandingAsk { epoch });
-                }
-            }
-            Verdict::Confirmed => {
-                debug!("a quorum confirms that nothing was lost");
-                self.gate = None;
-                self.phase = Phase::Active;
-                if let Some(raft) = &mut self.raft {
-                    raft.set_standing(now, Standing::Full);
-                    if let Some(arrived) = self.arrived.take() {
-                        raft.step(now, arrived);
-                    }
-                }
-            }
-            Verdict::Amnesic(reason) => self.become_amnesic(reason),
-        }
-    }
-
-    fn begin_stopping(&mut self, now: Time, patience: Duration, outcome: Result<(), NodeError>) {
-        if let Some(stopping) = &mut self.stopping {
-            // The first failure is what the node ends of.
-            if stopping.outcome.is_ok() {
-                stopping.outcome = outcome;
-            }
-            return;
-        }
-        self.phase = Phase::Stopping;
-        self.proposals.stop(true);
-        self.reads.stop();
-        self.admins.stop();
-        if let Some(raft) = &mut self.raft
-            && let Ok(target) = raft.transfer_leadership(now, None)
-        {
-            info!(%target, "hands leadership over before it stops");
-        }
-        self.stopping = Some(Stopping { until: now.after(patience), outcome });
-    }
-
-    fn progress_shutdown(&mut self, now: Time, network: &mut impl Network) {
-        let Some(stopping) = &self.stopping else { return };
-        let alone =
-            self.raft.as_ref().is_none_or(|raft| raft.membership().all_voters().count() < 2);
-        let leads = self.raft.as_ref().is_some_and(|raft| raft.leader() == Some(self.node));
-        let done = (alone || !leads) && !self.proposals.any_left();
-        if !done && now < stopping.until {
-            return;
-        }
-        let outcome = self.stopping.take().map_or(Ok(()), |stopping| stopping.outcome);
-        for node in self.connected.keys() {
-            network.send(*node, Stream::Control, PeerMessage::Goodbye);
-        }
-        self.end(outcome);
-    }
-
-    fn end(&mut self, outcome: Result<(), NodeError>) {
-        if self.ended {
-            return;
-        }
-        match &outcome {
-            Ok(()) => info!("stops"),
-            Err(error) => error!("stops: {error}"),
-        }
-        self.ended = true;
-        self.phase = Phase::Stopping;
-        self.proposals.stop(false);
-        self.reads.stop();
-        self.admins.stop();
-        self.out.end = Some(outcome);
     }
 
     fn finish_turn(&mut self) -> Outputs<S> {
@@ -804,14 +451,6 @@ impl<S: StateMachine> Driver<S> {
     #[must_use]
     pub const fn applied(&self) -> Index {
         self.applied
-    }
-}
-
-fn formed_by(founding: &Founding) -> Formed {
-    Formed {
-        cluster: founding.cluster,
-        group: raft_core::GroupId::FIRST,
-        members: founding.members.clone(),
     }
 }
 

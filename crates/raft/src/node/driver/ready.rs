@@ -8,7 +8,7 @@ use tracing::{debug, error, info, trace, warn};
 
 use super::{Deferred, Driver, SnapshotJob};
 use crate::apply::{ApplyCompletion, ApplyRequest};
-use crate::error::{AdminError, NodeError};
+use crate::error::{AdminError, DataError, NodeError};
 use crate::io::{Network, Stream};
 use crate::log::LogRequest;
 use crate::message::PeerMessage;
@@ -253,6 +253,14 @@ impl<S: StateMachine> Driver<S> {
         founding: &Founding,
         membership: &Membership,
     ) -> Result<(), NodeError> {
+        if let Some(owner) = super::view::owner_elsewhere(&self.settings, self.node, membership) {
+            return Err(NodeError::Data(DataError::OtherMember {
+                path: self.settings.data_dir.clone(),
+                expected: self.settings.address.clone(),
+                found: owner,
+                member: self.node.member,
+            }));
+        }
         super::view::check_configured(&self.settings, self.node, founding, membership)
             .map_err(NodeError::Config)
     }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use raft_core::{
-    Envelope, InstallSnapshot, Message, NodeId, SendSnapshot, SnapshotMeta, StateMachine, Time,
+    Envelope, InstallSnapshot, Message, NodeId, ProgressState, SendSnapshot, SnapshotMeta,
+    StateMachine, Time,
 };
 use tracing::{debug, info, warn};
 
@@ -86,6 +87,10 @@ impl<S: StateMachine> Driver<S> {
             .map(|(node, _)| *node)
             .collect();
         for node in stalled {
+            if !self.waits_for_snapshot(node) {
+                self.sending.remove(&node);
+                continue;
+            }
             info!(to = %node, "a snapshot transfer stands still; it begins again where it stopped");
             self.sending.remove(&node);
             self.bulk_waiting.remove(&node);
@@ -94,6 +99,15 @@ impl<S: StateMachine> Driver<S> {
                 raft.snapshot_failed(now, node);
             }
         }
+    }
+
+    /// Whether the protocol sends nothing to this peer until it has a snapshot.
+    fn waits_for_snapshot(&self, node: NodeId) -> bool {
+        self.raft.as_ref().is_some_and(|raft| {
+            raft.progress().any(|(peer, progress)| {
+                peer == node && matches!(progress.state(), ProgressState::Snapshot { .. })
+            })
+        })
     }
 
     pub(super) fn transfer_deadline(&self) -> Option<Time> {
@@ -192,7 +206,10 @@ impl<S: StateMachine> Driver<S> {
             }
             SnapshotEffect::Sent(to, at) => {
                 info!(%to, %at, "snapshot sent");
-                self.sending.remove(&to);
+                // Watched until the protocol knows it from the follower: that answer may be lost too (B47).
+                if let Some(moved) = self.sending.get_mut(&to) {
+                    *moved = now;
+                }
             }
             SnapshotEffect::SendFailed(to, reason) => {
                 self.sending.remove(&to);

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::BytesMut;
 use raft_core::{
     ApplyContext, BlobId, ClusterId, Command, DecodeError, Digest, Entry, Fetch, HardState,
-    Incarnation, MemberId, MemorySnapshot, Recovered, SnapshotError, SnapshotSink,
+    Incarnation, MemberId, MemorySnapshot, Recovered, SnapshotError, SnapshotSink, SnapshotSource,
 };
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
@@ -14,10 +14,11 @@ use tokio::sync::oneshot::error::TryRecvError;
 use super::*;
 use crate::apply::ApplyWorker;
 use crate::error::{AdminError, ProposeError, ReadError};
-use crate::log::{FormedState, Identity, RecoveryReport};
+use crate::log::snapshot::{SnapshotEffect, SnapshotRequest};
+use crate::log::{Formed, FormedState, Identity, LogRequest, RecoveryReport};
 use crate::message::{Admin, SnapshotMessage};
 use crate::node::entry_header::EntryHeader;
-use crate::node::request::first_request;
+use crate::node::request::{Request, first_request};
 use crate::node::status::RoleName;
 
 /// Adds numbers.

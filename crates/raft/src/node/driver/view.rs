@@ -171,6 +171,19 @@ impl<S: StateMachine> Driver<S> {
     }
 }
 
+/// The member whose data this is, when the configuration gives that member another address than this one: a folder
+/// that was copied, or an index that was mixed up. Two nodes of one identity would vote twice.
+pub(super) fn owner_elsewhere(
+    settings: &Settings,
+    node: NodeId,
+    membership: &Membership,
+) -> Option<String> {
+    let info = MemberInfo::decode(&membership.member(node)?.info)?;
+    let elsewhere =
+        info.peer_address != settings.address && settings.peers.contains(&info.peer_address);
+    elsewhere.then_some(info.peer_address)
+}
+
 /// Refuses a configured list that is neither the one by which the cluster formed nor the present membership.
 pub(super) fn check_configured(
     settings: &Settings,

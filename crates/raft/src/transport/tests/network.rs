@@ -135,6 +135,43 @@ async fn pair() -> (Node, Node) {
     (one, two)
 }
 
+/// Two spellings of one address: the second finds out who is there and leaves the connection of the first alone.
+#[test]
+fn two_addresses_of_one_node_make_one_connection() {
+    story(async {
+        let mut one = start(settings(node(1)), local()).await;
+        let mut two = start(settings(node(2)), local()).await;
+        one.dial(&[&two]);
+        one.connected().await;
+        let spelt_otherwise = two.address().replace("127.0.0.1", "localhost");
+        let address = |address: String| PeerAddress { node: Some(node(2)), address };
+        let addresses = vec![address(two.address()), address(spelt_otherwise)];
+        one.transport.set_peers(addresses);
+        // Longer than a few rounds of dialling; the first connection must live through them.
+        let end = tokio::time::timeout(Duration::from_millis(500), one.disconnected()).await;
+        assert!(end.is_err(), "the connection broke: {end:?}");
+        one.say(two.id, b"still here");
+        let formation = PeerMessage::Formation(Bytes::from_static(b"still here"));
+        assert_eq!(two.message().await, (one.id, formation));
+    });
+}
+
+/// What is too large for a frame is a gap like any other: what follows does not arrive without being told.
+#[test]
+fn a_message_too_large_interrupts_the_stream() {
+    story(async {
+        let (mut one, mut two) = pair().await;
+        let large = PeerMessage::Formation(Bytes::from(vec![0; codec::FRAME_BYTES_MAX]));
+        one.network.send(two.id, Stream::Control, large);
+        one.say(two.id, b"lost too");
+        assert_eq!(one.disconnected().await, (two.id, false));
+        one.connected().await;
+        one.say(two.id, b"after it");
+        let formation = PeerMessage::Formation(Bytes::from_static(b"after it"));
+        assert_eq!(two.message().await, (one.id, formation));
+    });
+}
+
 #[test]
 fn three_nodes_exchange_every_message() {
     story(async {

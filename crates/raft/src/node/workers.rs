@@ -1,0 +1,182 @@
+//! The threads beside the raft thread: each runs one worker, fed by a channel, and answers through another one.
+
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use raft_core::StateMachine;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tracing::{debug, error};
+
+use crate::apply::{ApplyRequest, ApplyWorker};
+use crate::disk::StdDisk;
+use crate::error::NodeError;
+use crate::log::snapshot::SnapshotWorker;
+use crate::log::{LatchError, LogRequest, LogWorker};
+use crate::node::driver::{Input, SnapshotJob, run_snapshot_job};
+
+/// The log is sealed (decision 9) when nothing came for this long: a seal must not stand in the way of a write.
+const LOG_IDLE: Duration = Duration::from_millis(150);
+
+/// What the raft thread hears from the others: an input, or that the thread of this name died of a bug.
+pub(super) type Heard<S> = Result<Input<S>, &'static str>;
+
+/// Reports its thread's death, when it dies of a panic.
+struct Watchdog<S: StateMachine> {
+    name: &'static str,
+    heard: UnboundedSender<Heard<S>>,
+}
+
+impl<S: StateMachine> Drop for Watchdog<S> {
+    fn drop(&mut self) {
+        if std::thread::panicking() && self.heard.send(Err(self.name)).is_err() {
+            error!("{} died of a bug while the node was stopping", self.name);
+        }
+    }
+}
+
+/// The worker threads and the ways to them.
+pub(super) struct Workers<S: StateMachine> {
+    pub(super) log: UnboundedSender<LogRequest>,
+    pub(super) apply: UnboundedSender<ApplyRequest<S>>,
+    pub(super) snapshot: UnboundedSender<SnapshotJob<S::Snapshot>>,
+    log_thread: JoinHandle<Result<(), LatchError>>,
+    apply_thread: JoinHandle<()>,
+    snapshot_thread: JoinHandle<()>,
+}
+
+impl<S: StateMachine> Workers<S> {
+    /// Starts them.
+    pub(super) fn spawn(
+        log: LogWorker<StdDisk>,
+        apply: ApplyWorker<S>,
+        snapshots: SnapshotWorker<StdDisk>,
+        heard: &UnboundedSender<Heard<S>>,
+    ) -> std::io::Result<Self> {
+        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let watchdog = |name| Watchdog { name, heard: heard.clone() };
+        let idle = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let (log_requests, receiver) = unbounded_channel();
+        let dog = watchdog("the log's thread");
+        let log_thread =
+            thread("raft-log").spawn(move || log_thread(log, &idle, receiver, &dog))?;
+        let (apply_requests, receiver) = unbounded_channel();
+        let dog = watchdog("the apply thread");
+        let apply_thread =
+            thread("raft-apply").spawn(move || apply_thread(apply, receiver, &dog))?;
+        let (snapshot_jobs, receiver) = unbounded_channel();
+        let dog = watchdog("the snapshot thread");
+        let snapshot_thread =
+            thread("raft-snapshot").spawn(move || snapshot_thread(snapshots, receiver, &dog))?;
+        Ok(Self {
+            log: log_requests,
+            apply: apply_requests,
+            snapshot: snapshot_jobs,
+            log_thread,
+            apply_thread,
+            snapshot_thread,
+        })
+    }
+
+    /// Lets them finish what they were given, and waits for that. The log is closed cleanly.
+    pub(super) fn join(self) -> Result<(), NodeError> {
+        let Self { log, apply, snapshot, log_thread, apply_thread, snapshot_thread } = self;
+        drop((log, apply, snapshot));
+        let log = log_thread.join();
+        let apply = apply_thread.join();
+        let snapshot = snapshot_thread.join();
+        log.map_err(|_| NodeError::Panicked("the log's thread"))??;
+        apply.map_err(|_| NodeError::Panicked("the apply thread"))?;
+        snapshot.map_err(|_| NodeError::Panicked("the snapshot thread"))
+    }
+}
+
+/// Waits for one, then takes everything that waits with it; false when no more will come.
+fn gather<T>(receiver: &mut UnboundedReceiver<T>, batch: &mut Vec<T>) -> bool {
+    let Some(first) = receiver.blocking_recv() else { return false };
+    batch.push(first);
+    while let Ok(next) = receiver.try_recv() {
+        batch.push(next);
+    }
+    true
+}
+
+fn log_thread<S: StateMachine>(
+    mut worker: LogWorker<StdDisk>,
+    idle: &Runtime,
+    mut requests: UnboundedReceiver<LogRequest>,
+    dog: &Watchdog<S>,
+) -> Result<(), LatchError> {
+    let mut sealed = true;
+    loop {
+        let first = if sealed {
+            requests.blocking_recv()
+        } else {
+            match idle.block_on(async { tokio::time::timeout(LOG_IDLE, requests.recv()).await }) {
+                Ok(first) => first,
+                Err(_) => {
+                    deliver_log(worker.idle(), &worker, dog);
+                    // Until there is space again, nobody else asks for it.
+                    sealed = !worker.log().status().full;
+                    continue;
+                }
+            }
+        };
+        let Some(first) = first else { return worker.close() };
+        sealed = false;
+        let mut batch = vec![first];
+        while let Ok(next) = requests.try_recv() {
+            batch.push(next);
+        }
+        while !batch.is_empty() {
+            // What is durable is told before old entries are read.
+            let fetch = batch.iter().skip(1).position(|it| matches!(it, LogRequest::Fetch(_)));
+            let later = batch.split_off(fetch.map_or(batch.len(), |nth| nth + 1));
+            deliver_log(worker.handle(batch), &worker, dog);
+            batch = later;
+        }
+        deliver_log(worker.housekeep(), &worker, dog);
+    }
+}
+
+fn deliver_log<S: StateMachine>(
+    completions: Vec<crate::log::LogCompletion>,
+    worker: &LogWorker<StdDisk>,
+    dog: &Watchdog<S>,
+) {
+    let epoch = worker.log().epoch();
+    for completion in completions {
+        if dog.heard.send(Ok(Input::Log(epoch, completion))).is_err() {
+            debug!("the node stopped before a write was reported");
+        }
+    }
+}
+
+fn apply_thread<S: StateMachine>(
+    mut worker: ApplyWorker<S>,
+    mut requests: UnboundedReceiver<ApplyRequest<S>>,
+    dog: &Watchdog<S>,
+) {
+    let mut batch = Vec::new();
+    while gather(&mut requests, &mut batch) {
+        for completion in worker.handle(std::mem::take(&mut batch)) {
+            if dog.heard.send(Ok(Input::Apply(completion))).is_err() {
+                debug!("the node stopped before applied entries were reported");
+            }
+        }
+    }
+}
+
+fn snapshot_thread<S: StateMachine>(
+    mut worker: SnapshotWorker<StdDisk>,
+    mut jobs: UnboundedReceiver<SnapshotJob<S::Snapshot>>,
+    dog: &Watchdog<S>,
+) {
+    while let Some(job) = jobs.blocking_recv() {
+        for done in run_snapshot_job(&mut worker, job) {
+            if dog.heard.send(Ok(Input::Snapshot(done))).is_err() {
+                debug!("the node stopped before a snapshot was reported");
+            }
+        }
+    }
+}
