@@ -29,9 +29,8 @@ mod real {
 
     /// Within so many seeds each must be found.
     const SEEDS: u64 = 1_000;
-    /// Those that this world must kill. 17 to 20 need membership changes, which only the protocol's own random runs
-    /// make.
-    const ALL: [u32; 12] = [1, 2, 3, 4, 5, 8, 9, 13, 14, 15, 26, 27];
+    /// Those that this world must kill; the others have the tests that docs/testing.md names.
+    const ALL: [u32; 7] = [2, 3, 4, 5, 8, 26, 27];
 
     pub(super) fn main() -> ExitCode {
         let chosen: Vec<u32> =

@@ -28,6 +28,8 @@ use crate::disk::Cut;
 test_each_path! { for ["script"] in "./crates/raft-core/tests/scripts" => script }
 
 fn script([path]: [&Path; 1]) {
+    #[cfg(mutants)]
+    crate::random::mutants::activate();
     if let Err(error) = goldenscript::run(&mut Story::default(), path) {
         panic!("{}: {error}", path.display());
     }
