@@ -67,7 +67,7 @@ impl Reader {
     ///
     /// # Errors
     /// As [`range`](Self::range); [`KvError::KeyNotFound`] when something in it is no range. The number of
-    /// operations is for the caller to check with [`check_txn`](crate::check_txn).
+    /// operations is for the caller to check with [`check_txn`].
     pub fn txn(&self, request: &TxnRequest) -> Result<TxnResponse, KvError> {
         if !is_read_only(request) {
             return Err(KvError::KeyNotFound);

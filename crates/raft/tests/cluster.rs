@@ -252,6 +252,26 @@ async fn a_member_is_added_and_another_one_removed() {
 }
 
 #[tokio::test]
+async fn a_wiped_member_stays_idle_and_says_so() {
+    let dir = folder();
+    let addresses = addresses(3);
+    let mut nodes = cluster(dir.path(), &addresses).await;
+    leader(&nodes).await;
+    nodes[0].propose(Add(1)).await.unwrap();
+    stop(vec![nodes.remove(1)]).await;
+    std::fs::remove_dir_all(dir.path().join("member_1")).unwrap();
+    // The others know a member at this address, with another data folder: having caught up would not undo a
+    // forgotten vote (decision 3).
+    let wiped = start(dir.path(), 1, &addresses).await;
+    let idle = |status: &Status| matches!(status.phase, Phase::Amnesic(_));
+    let status = until(&wiped, "the wiped member is idle", idle).await;
+    assert!(status.term.0 == 0 && status.last_log.index.0 == 0, "{status:?}");
+    assert_eq!(nodes[0].propose(Add(2)).await, Ok(2));
+    nodes.push(wiped);
+    stop(nodes).await;
+}
+
+#[tokio::test]
 async fn leadership_moves_to_the_member_asked_for() {
     let (dir, addresses) = (folder(), addresses(3));
     let nodes = cluster(dir.path(), &addresses).await;

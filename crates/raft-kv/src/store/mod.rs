@@ -1,6 +1,6 @@
 //! The store: step 8 of the life of a write.
 //!
-//! [`Store`] belongs to the apply thread and is the only writer; [`Reader`](crate::Reader)s look at the same
+//! [`Store`] belongs to the apply thread and is the only writer; [`Reader`]s look at the same
 //! maps concurrently, at revisions that [`flush`](StateMachine::flush) published. There is no clock here, no
 //! network and no disk: durability is the log's.
 

@@ -2,7 +2,7 @@
 //!
 //! [`Node`] is a handle: it encodes a command once, queues it and awaits one answer. [`driver`] takes everything
 //! that waited as one batch into the protocol; [`pending`] knows who waits for what; [`formation`] how a cluster
-//! forms and a node joins it. These three are sans-IO. [`task`] is the shell: threads, channels, timers.
+//! forms and a node joins it. These three are sans-IO. `task` is the shell: threads, channels, timers.
 //!
 //! Deliberately absent here: bytes on disk ([`log`](crate::log)), sockets ([`transport`](crate::transport)) and
 //! the state machine's thread ([`apply`](crate::apply)).

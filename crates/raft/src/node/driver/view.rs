@@ -226,8 +226,7 @@ impl<S: StateMachine> Driver<S> {
         if self.ended {
             return Vec::new();
         }
-        let configured = self.settings.peers.iter().chain(&self.settings.join);
-        for address in configured.chain(&self.callers) {
+        for address in self.settings.peers.iter().chain(&self.settings.join) {
             dial.insert(address, None);
         }
         for address in self.admins.unseen() {
@@ -239,6 +238,11 @@ impl<S: StateMachine> Driver<S> {
                     dial.insert(&info.peer_address, Some(node));
                 }
             }
+        }
+        // Whoever waits for an answer there may be another node than the member that is known at that address: a
+        // wiped one must hear that it is.
+        for address in &self.callers {
+            dial.insert(address, None);
         }
         dial.remove(self.info.peer_address.as_str());
         dial.into_iter()
