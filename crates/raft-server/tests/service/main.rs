@@ -7,6 +7,7 @@ mod bad_input;
 mod crashes;
 mod etcdctl;
 mod kv;
+mod leases;
 mod membership;
 mod port;
 mod supervisor;
