@@ -9,6 +9,7 @@ mod key_range;
 mod lease_clock;
 mod reader;
 mod store;
+pub mod watch;
 
 pub use check::{
     KEY_VALUE_BYTES_MAX, LEASE_TTL_MAX, TXN_DEPTH_MAX, TXN_OPS_MAX, check_compact, check_delete,
@@ -18,6 +19,6 @@ pub use command::{Answer, Command, Query, Response};
 pub use error::{Code, KvError};
 pub use lease_clock::LeaseClock;
 pub use proto::raftkv::Expiry;
-pub use reader::{Events, PinnedReader, Reader, is_read_only};
+pub use reader::{Events, PinnedReader, Publications, Reader, is_read_only};
 pub use store::lease::{LeaseChange, LeaseChanges, LeaseRecord, LeaseState};
 pub use store::{Picture, Store};

@@ -15,12 +15,13 @@ mod write;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use atomic_waker::AtomicWaker;
 use raft_core::{ApplyContext, Digest, SnapshotError, SnapshotSource, StateMachine};
 
 use crate::command::{Answer, Command, Query, Response};
 use crate::error::KvError;
 use crate::proto::raftkv::command_v1::Kind;
-use crate::reader::Reader;
+use crate::reader::{Publications, Reader};
 use compact::{Garbage, Sweep};
 use data::{Data, FIRST_REVISION, NEVER_COMPACTED};
 use lease::Leases;
@@ -65,6 +66,8 @@ pub struct Store {
     garbage: Garbage,
     sweep: Sweep,
     leases: Leases,
+    /// Whoever waits for new revisions.
+    publications: Arc<AtomicWaker>,
     /// The segments of the newest snapshot that was written, so that the next one need not find them again.
     layout: Arc<ArcSwapOption<Layout>>,
     /// What segments are cut by; [`SEGMENT_BYTES`].
@@ -92,6 +95,7 @@ impl Store {
             garbage: Garbage::new(NEVER_COMPACTED),
             sweep: Sweep::new(NEVER_COMPACTED),
             leases: Leases::default(),
+            publications: Arc::new(AtomicWaker::new()),
             layout: Arc::new(ArcSwapOption::empty()),
             segment_bytes: segment_bytes.clamp(1, SEGMENT_BYTES),
         }
@@ -101,6 +105,12 @@ impl Store {
     #[must_use]
     pub fn reader(&self) -> Reader {
         Reader::new(self.published.clone())
+    }
+
+    /// What wakes a task when new revisions are published: one task, the newest that asks.
+    #[must_use]
+    pub fn publications(&self) -> Publications {
+        Publications::new(self.reader(), Arc::clone(&self.publications))
     }
 
     /// The newest revision.
@@ -161,6 +171,9 @@ impl StateMachine for Store {
     fn flush(&mut self) {
         let revisions = self.revision - self.data.revision();
         self.data.publish(self.revision, self.compact_revision, self.logical_size);
+        if revisions > 0 {
+            self.publications.wake();
+        }
         self.compact_some(revisions);
         self.leases.flush();
     }
@@ -193,6 +206,7 @@ impl StateMachine for Store {
         self.data = Arc::new(restored.data);
         self.data.publish(self.revision, self.compact_revision, self.logical_size);
         self.published.store(self.data.clone());
+        self.publications.wake();
         Ok(())
     }
 

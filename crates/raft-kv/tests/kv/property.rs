@@ -252,7 +252,7 @@ fn check_history(store: &Store, model: &Model) {
     for at in 1..=model.revision + 1 {
         let request = everything(at);
         assert_eq!(reader.range(&request), model.range(&request), "at {at}");
-        let events = reader.events(at, usize::MAX).map(|events| events.events);
+        let events = reader.events(at, usize::MAX, usize::MAX).map(|events| events.events);
         assert_eq!(events, model.events(at), "events from {at}");
     }
 }
