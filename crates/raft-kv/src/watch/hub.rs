@@ -144,13 +144,10 @@ impl Hub {
         }
     }
 
-    /// Hands out everything that is published.
+    /// Hands out everything that is published when it is called.
     pub fn dispatch(&mut self) {
-        loop {
-            let published = self.reader.revision();
-            if self.next > published {
-                return;
-            }
+        let published = self.reader.revision();
+        while self.next <= published {
             if self.interests.is_empty() {
                 self.next = published + 1;
                 return;

@@ -96,7 +96,7 @@ impl Deliveries {
         self.try_take().ok()
     }
 
-    fn try_take(&mut self) -> Result<Delivery, TryRecvError> {
+    fn try_take(&self) -> Result<Delivery, TryRecvError> {
         let delivery = self.receiver.try_recv()?;
         self.shared.bytes.fetch_sub(delivery.weight(), Ordering::Relaxed);
         Ok(delivery)

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::hub::{HubRequest, in_range};
 use super::selection::{Selection, encode, weight};
@@ -132,14 +132,17 @@ impl WatchStream {
             request.key = Bytes::from_static(b"\0");
         }
         let range = KeyRange::new(&request.key, &request.range_end);
-        let refusal = match &range.end {
-            RangeEnd::Before(end) if *end <= range.start => Some(EMPTY_RANGE),
-            _ if request.start_revision < 0 => Some(COMPACTED),
-            _ if request.watch_id != 0 && self.ids.contains_key(&request.watch_id) => {
-                Some(DUPLICATE)
-            }
-            _ if self.watchers.len() >= self.limits.watchers_max => Some(TOO_MANY),
-            _ => None,
+        let is_empty = matches!(&range.end, RangeEnd::Before(end) if *end <= range.start);
+        let refusal = if is_empty {
+            Some(EMPTY_RANGE)
+        } else if request.start_revision < 0 {
+            Some(COMPACTED)
+        } else if request.watch_id != 0 && self.ids.contains_key(&request.watch_id) {
+            Some(DUPLICATE)
+        } else if self.watchers.len() >= self.limits.watchers_max {
+            Some(TOO_MANY)
+        } else {
+            None
         };
         if let Some(cancel_reason) = refusal {
             self.frames.push_back(Frame {
@@ -383,20 +386,14 @@ fn tell(
         frames.push_back(Frame { events, ..frame });
         return;
     }
-    let mut rest = &selection.events[..];
-    while !rest.is_empty() {
-        let mut bytes = 0;
-        let fits = |event: &&Event| {
-            bytes += weight(event);
-            bytes <= limits.fragment_bytes_max
-        };
-        let count = rest.iter().take_while(fits).count().max(1);
-        let (now, later) = rest.split_at(count);
-        rest = later;
-        frames.push_back(Frame {
-            events: encode(now, prev_kv),
-            fragment: !rest.is_empty(),
-            ..frame.clone()
-        });
+    let mut part = BytesMut::new();
+    for event in &selection.events {
+        let event = encode(std::slice::from_ref(event), prev_kv);
+        if !part.is_empty() && part.len() + event.len() > limits.fragment_bytes_max {
+            let events = part.split().freeze();
+            frames.push_back(Frame { events, fragment: true, ..frame.clone() });
+        }
+        part.extend_from_slice(&event);
     }
+    frames.push_back(Frame { events: part.freeze(), ..frame });
 }

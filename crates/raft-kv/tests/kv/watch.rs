@@ -306,7 +306,7 @@ impl Client {
             assert!(!seen.in_fragments);
             if response.compact_revision != 0 {
                 assert!(response.compact_revision <= truth.compact_revision);
-                let last = seen.received.last().map_or(0, |event| mod_revision(event));
+                let last = seen.received.last().map_or(0, mod_revision);
                 assert!(seen.first.max(last) < response.compact_revision, "{seen:?}");
             }
             return;

@@ -105,6 +105,7 @@ async fn start(args: &NodeArgs, color: Color) -> Result<Member, Refusal> {
     let settings = etcd::Settings {
         request_bytes_max: config.settings.request_bytes_max,
         election_timeout_max: config.settings.election_timeout_max,
+        watch_progress_interval: config.settings.watch_progress_interval,
     };
     let (etcd, tasks) = Etcd::start(node.clone(), view, settings, stopping.clone());
     let peers = node.clone();

@@ -13,18 +13,22 @@ mod kv;
 mod lease;
 mod maintenance;
 mod polish;
+mod watch;
 
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use axum::Router;
+use axum::routing::post;
 use prost::Message;
 use raft::Node;
 use raft::node::RoleName;
 use raft_kv::proto::etcdserverpb::ResponseHeader;
-use raft_kv::{LeaseChanges, Reader, Store};
-use tokio::sync::{mpsc, watch};
+use raft_kv::watch::{Hub, HubLimits, HubRequest};
+use raft_kv::{LeaseChanges, Publications, Reader, Store};
+use tokio::sync::{mpsc, watch as signal};
 use tokio::task::JoinSet;
 use tonic::{Request, Status};
 
@@ -50,6 +54,8 @@ pub struct Settings {
     pub request_bytes_max: usize,
     /// The cluster's longest election timeout.
     pub election_timeout_max: Duration,
+    /// How often a watcher hears how far it is while nothing happens, if it asked for that.
+    pub watch_progress_interval: Duration,
 }
 
 /// The store as the services see it. To be made before the node takes the store.
@@ -57,13 +63,18 @@ pub struct Settings {
 pub struct StoreView {
     reader: Reader,
     lease_changes: LeaseChanges,
+    publications: Publications,
 }
 
 impl StoreView {
     /// The view of `store`.
     #[must_use]
     pub fn of(store: &mut Store) -> Self {
-        Self { reader: store.reader(), lease_changes: store.lease_changes() }
+        Self {
+            reader: store.reader(),
+            lease_changes: store.lease_changes(),
+            publications: store.publications(),
+        }
     }
 }
 
@@ -77,8 +88,12 @@ pub struct Etcd {
     renewals: lease::renewals::Renewals,
     /// To the task that runs the leases' clock.
     remaining: mpsc::UnboundedSender<lease::expiry::RemainingRequest>,
+    /// To the task that runs the hub of all watchers.
+    hub: mpsc::UnboundedSender<HubRequest>,
+    /// Of watch streams.
+    next_stream: AtomicU64,
     /// True once this member is shutting down.
-    stop: watch::Receiver<bool>,
+    stop: signal::Receiver<bool>,
 }
 
 impl Etcd {
@@ -89,7 +104,7 @@ impl Etcd {
         node: Node<Store>,
         store: StoreView,
         settings: Settings,
-        stop: watch::Receiver<bool>,
+        stop: signal::Receiver<bool>,
     ) -> (Arc<Self>, JoinSet<()>) {
         let mut tasks = JoinSet::new();
         let (renewals, batches) = lease::renewals::queue();
@@ -99,6 +114,13 @@ impl Etcd {
         let expiry = lease::expiry::run(node.clone(), store.lease_changes, questions, timeout);
         tasks.spawn(until(stop.clone(), expiry));
         let reader = store.reader;
+        let (hub, requests) = mpsc::unbounded_channel();
+        let hub_task = watch::run_hub(
+            Hub::new(reader.clone(), HubLimits::default()),
+            store.publications,
+            requests,
+        );
+        tasks.spawn(until(stop.clone(), hub_task));
         let etcd = Arc::new_cyclic(|itself| Self {
             itself: Weak::clone(itself),
             node,
@@ -106,6 +128,8 @@ impl Etcd {
             settings,
             renewals,
             remaining,
+            hub,
+            next_stream: AtomicU64::new(0),
             stop,
         });
         (etcd, tasks)
@@ -115,6 +139,11 @@ impl Etcd {
     fn itself(&self) -> Arc<Self> {
         // Whoever calls this holds a reference.
         self.itself.upgrade().unwrap_or_else(|| unreachable!("used while it is dropped"))
+    }
+
+    /// A number that no other watch stream of this member has.
+    fn next_stream(&self) -> u64 {
+        self.next_stream.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Every route of the port: gRPC by path, then plain HTTP.
@@ -129,8 +158,12 @@ impl Etcd {
         let cluster = ClusterServer::from_arc(Arc::clone(self));
         let maintenance = MaintenanceServer::from_arc(Arc::clone(self));
         let health = HealthServer::from_arc(Arc::clone(self));
+        let watch = Router::new()
+            .route("/etcdserverpb.Watch/{method}", post(watch::route))
+            .with_state(Arc::clone(self));
         Router::new()
             .route_service("/etcdserverpb.KV/{method}", kv)
+            .merge(watch)
             .route_service("/etcdserverpb.Lease/{method}", lease)
             .route_service("/etcdserverpb.Cluster/{method}", cluster)
             .route_service("/etcdserverpb.Maintenance/{method}", maintenance)
@@ -234,7 +267,7 @@ async fn leaderless(node: Node<Store>, patience: Duration) {
 }
 
 /// Runs a task until it ends, or `stop` is true.
-async fn until(mut stop: watch::Receiver<bool>, task: impl Future<Output = ()>) {
+async fn until(mut stop: signal::Receiver<bool>, task: impl Future<Output = ()>) {
     tokio::select! {
         () = task => {}
         // A sender that is gone means the same.

@@ -12,3 +12,4 @@ mod membership;
 mod port;
 mod supervisor;
 mod support;
+mod watches;
