@@ -22,6 +22,7 @@ use crate::message::Admin;
 use crate::node::request::{Budget, Request, node_of};
 
 pub mod admin;
+mod applied;
 mod builder;
 pub mod checkpoint;
 pub mod driver;

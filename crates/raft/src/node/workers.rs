@@ -8,11 +8,12 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{debug, error};
 
-use crate::apply::{ApplyRequest, ApplyWorker};
+use crate::apply::{ApplyCompletion, ApplyRequest, ApplyWorker};
 use crate::disk::StdDisk;
 use crate::error::NodeError;
 use crate::log::snapshot::SnapshotWorker;
 use crate::log::{LatchError, LogRequest, LogWorker};
+use crate::node::applied::AppliedSignal;
 use crate::node::driver::{Input, SnapshotJob, run_snapshot_job};
 
 /// The log is sealed (decision 9) when nothing came for this long: a seal must not stand in the way of a write.
@@ -54,6 +55,7 @@ impl<S: StateMachine> Workers<S> {
         apply: ApplyWorker<S>,
         snapshots: SnapshotWorker<StdDisk>,
         heard: &UnboundedSender<Heard<S>>,
+        applied: AppliedSignal,
     ) -> std::io::Result<Self> {
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let watchdog = |name| Watchdog { name, heard: heard.clone() };
@@ -65,7 +67,7 @@ impl<S: StateMachine> Workers<S> {
         let (apply_requests, receiver) = unbounded_channel();
         let dog = watchdog("the apply thread");
         let apply_thread =
-            thread("raft-apply").spawn(move || apply_thread(apply, receiver, &dog))?;
+            thread("raft-apply").spawn(move || apply_thread(apply, receiver, &applied, &dog))?;
         let (snapshot_jobs, receiver) = unbounded_channel();
         let dog = watchdog("the snapshot thread");
         let snapshot_thread =
@@ -168,11 +170,17 @@ fn deliver_log<S: StateMachine>(
 fn apply_thread<S: StateMachine>(
     mut worker: ApplyWorker<S>,
     mut requests: UnboundedReceiver<ApplyRequest<S>>,
+    applied: &AppliedSignal,
     dog: &Watchdog<S>,
 ) {
     let mut batch = Vec::new();
     while gather(&mut requests, &mut batch) {
         for completion in worker.handle(std::mem::take(&mut batch)) {
+            if let ApplyCompletion::Applied(index) = completion
+                && !applied.advance(index)
+            {
+                continue;
+            }
             if dog.heard.send(Ok(Input::Apply(completion))).is_err() {
                 debug!("the node stopped before applied entries were reported");
             }

@@ -46,6 +46,9 @@ mod view;
 
 pub use ports::{Configurations, Input, Outputs, SnapshotDone, SnapshotJob, run_snapshot_job};
 
+/// Entries handed to the apply thread of which it need not be heard at once that they are applied.
+const APPLIED_UNHEARD_MAX: u64 = 1024;
+
 /// Work for the apply thread that waits behind a snapshot being opened.
 #[derive(Debug)]
 enum Deferred<S: StateMachine> {
@@ -412,6 +415,9 @@ impl<S: StateMachine> Driver<S> {
         self.publish(now);
         let mut out = std::mem::take(&mut self.out);
         out.deadline = self.deadline();
+        out.waits_for_apply = self.reads.any_confirmed()
+            || self.stopping.is_some()
+            || self.handed.since(self.applied) >= APPLIED_UNHEARD_MAX;
         out.epoch = self.epoch;
         if let Some(raft) = &self.raft {
             let index = raft.durable_index();
