@@ -319,18 +319,9 @@ impl TcpNetwork {
         self.hub.facts.borrow_mut().epochs_seen.insert(peer, epoch);
     }
 
-    /// Who may connect as whom: the members of the configuration in force and of the *committed* one. Who never
-    /// again: those that the committed one has removed and neither contains. What is not committed may still be
-    /// undone, and a node on its way out of a joint configuration still belongs to it.
+    /// Who may connect as whom, and who never again ([`Facts::set_membership`]).
     pub fn set_membership(&self, in_force: &Membership, committed: &Membership) {
-        let mut facts = self.hub.facts.borrow_mut();
-        let members = in_force.members().chain(committed.members());
-        facts.members = members.map(|(node, _)| node).collect();
-        let removed = committed
-            .removed()
-            .iter()
-            .filter(|node| !committed.contains(**node) && !in_force.contains(**node));
-        facts.removed = removed.copied().collect();
+        self.hub.facts.borrow_mut().set_membership(in_force, committed);
     }
 
     /// Writes what [`send`](Network::send) has queued since the last turn of the connections' tasks, without waiting

@@ -80,7 +80,7 @@ pub struct Driver<S: StateMachine> {
     /// Peers to which what is sent on the control stream travels, and where they were dialled.
     connected: BTreeMap<NodeId, String>,
     /// Addresses of unknown nodes that have dialled this one: empty ones that want an answer.
-    callers: BTreeSet<String>,
+    callers: BTreeMap<String, NodeId>,
     /// Counts the changes of `callers`.
     callers_changed: u64,
     phase: Phase,
@@ -183,7 +183,7 @@ impl<S: StateMachine> Driver<S> {
             began: start.epoch,
             peer_epochs: BTreeMap::new(),
             connected: BTreeMap::new(),
-            callers: BTreeSet::new(),
+            callers: BTreeMap::new(),
             callers_changed: 0,
             phase: Phase::Forming,
             formation: None,
@@ -277,9 +277,13 @@ impl<S: StateMachine> Driver<S> {
                 self.note_epoch(hello.node, hello.epoch);
                 // Of two nodes of which one is empty each must be able to answer the other.
                 let strangers = hello.cluster.is_none() || self.formation.is_some();
-                // A member that has moved is answered at its new address, or it could never announce that.
-                if strangers || self.has_moved(&hello) {
-                    self.add_caller(hello.address);
+                // A member that has moved is answered at its new address, or it could never announce that. One that was
+                // added while this node was away may lead by now: without an answer it could never bring this one up
+                // to date.
+                if strangers || self.is_not_known_at(&hello) {
+                    self.add_caller(hello.address, hello.node);
+                } else {
+                    self.forget_caller(&hello.address);
                 }
             }
             Input::Disconnected { node, stream, hint } => {
@@ -330,11 +334,11 @@ impl<S: StateMachine> Driver<S> {
         self.view.connections_changed();
     }
 
-    fn has_moved(&self, hello: &Hello) -> bool {
-        let member = self.raft.as_ref().and_then(|raft| raft.membership().member(hello.node));
-        member
-            .and_then(|member| MemberInfo::decode(&member.info))
-            .is_some_and(|info| info.peer_address != hello.address)
+    fn is_not_known_at(&self, hello: &Hello) -> bool {
+        let Some(raft) = &self.raft else { return false };
+        let member = raft.membership().member(hello.node);
+        let info = member.and_then(|member| MemberInfo::decode(&member.info));
+        info.is_none_or(|info| info.peer_address != hello.address)
     }
 
     fn on_disconnected(&mut self, now: Time, node: NodeId, stream: Stream, hint: bool) {
@@ -348,9 +352,7 @@ impl<S: StateMachine> Driver<S> {
         if let Some(raft) = &mut self.raft {
             raft.peer_disconnected(now, node, hint);
         }
-        if let Some(address) = self.connected.remove(&node) {
-            self.remove_caller(&address);
-        }
+        self.connected.remove(&node);
         self.admins.forget_empty(node);
         self.view.connections_changed();
     }

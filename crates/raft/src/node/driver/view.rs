@@ -68,6 +68,7 @@ impl View {
 impl<S: StateMachine> Driver<S> {
     /// Compares everything that others see with what they saw last.
     pub(super) fn publish(&mut self, now: Time) {
+        let mut reconfigured = false;
         let status = match &self.raft {
             None => Status {
                 phase: self.phase.clone(),
@@ -78,6 +79,7 @@ impl<S: StateMachine> Driver<S> {
                 let membership = raft.membership();
                 if self.view.update(membership, raft.committed_membership()) {
                     self.out.membership.clone_from(&self.view.configurations);
+                    reconfigured = true;
                 }
                 let role = match raft.role() {
                     RoleKind::Follower if !membership.is_voter(self.node) => RoleName::Learner,
@@ -118,6 +120,9 @@ impl<S: StateMachine> Driver<S> {
         if status != *self.status {
             self.status = Arc::new(status);
             self.out.status = Some(Arc::clone(&self.status));
+        }
+        if reconfigured {
+            self.forget_known_callers();
         }
         let made_of = Some((self.callers_changed, self.admins.unseen_changes(), self.ended));
         if made_of != self.view.dial_made_of {
@@ -186,17 +191,38 @@ impl<S: StateMachine> Driver<S> {
         }
     }
 
-    /// An unknown node wants to talk: it is dialled in return.
-    pub(super) fn add_caller(&mut self, address: String) {
-        if self.callers.len() < CALLERS_MAX && self.callers.insert(address) {
+    /// An unknown node wants to talk: it is dialled in return, also again when that connection breaks, because it says
+    /// so only once.
+    pub(super) fn add_caller(&mut self, address: String, node: NodeId) {
+        if self.callers.len() >= CALLERS_MAX && !self.callers.contains_key(&address) {
+            let gone = |node: &NodeId| !self.connected.contains_key(node);
+            let Some(victim) = self.callers.iter().find(|(_, node)| gone(node)) else { return };
+            let victim = victim.0.clone();
+            self.callers.remove(&victim);
+        }
+        if self.callers.insert(address, node) != Some(node) {
             self.callers_changed += 1;
         }
     }
 
-    pub(super) fn remove_caller(&mut self, address: &str) {
-        if self.callers.remove(address) {
+    /// Who is reached there is known by now.
+    pub(super) fn forget_caller(&mut self, address: &str) {
+        if self.callers.remove(address).is_some() {
             self.callers_changed += 1;
         }
+    }
+
+    /// Members at their addresses are dialled as such, and removed nodes not at all.
+    fn forget_known_callers(&mut self) {
+        let Some(Configurations { in_force, committed }) = &self.view.configurations else {
+            return;
+        };
+        let infos = &self.view.infos;
+        self.callers.retain(|address, node| {
+            let removed = committed.removed().contains(node) && !in_force.contains(*node);
+            !removed && infos.get(node).is_none_or(|info| info.peer_address != *address)
+        });
+        self.callers_changed += 1;
     }
 
     fn members(&self, raft: &raft_core::Raft) -> Arc<Vec<MemberStatus>> {
@@ -241,8 +267,8 @@ impl<S: StateMachine> Driver<S> {
         }
         // Whoever waits for an answer there may be another node than the member that is known at that address: a
         // wiped one must hear that it is.
-        for address in &self.callers {
-            dial.insert(address, None);
+        for (address, node) in &self.callers {
+            dial.insert(address, Some(*node));
         }
         dial.remove(self.info.peer_address.as_str());
         dial.into_iter()
