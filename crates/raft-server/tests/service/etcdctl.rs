@@ -2,7 +2,9 @@
 
 use std::process::{Command, Output};
 
-use crate::support::Members;
+use rustix::process::Signal;
+
+use crate::support::{Members, PATIENCE, Process};
 
 fn etcdctl(endpoints: &str, arguments: &[&str]) -> Output {
     Command::new("etcdctl")
@@ -39,12 +41,97 @@ fn txn(endpoints: &str, input: &str) -> String {
     String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stock_etcdctl_works_through_every_member() {
-    if Command::new("etcdctl").arg("version").output().is_err() {
+/// Says so, once for each test, where there is none to test with.
+fn is_missing() -> bool {
+    let missing = Command::new("etcdctl").arg("version").output().is_err();
+    if missing {
         eprintln!(
             "NOTICE: no etcdctl on the PATH: this test did nothing (Debian: apt install etcd-client)"
         );
+    }
+    missing
+}
+
+/// An etcdctl that goes on until it is stopped.
+fn running(endpoints: &str, arguments: &[&str]) -> Process {
+    let mut command = Command::new("etcdctl");
+    command.env("ETCDCTL_API", "3").arg(format!("--endpoints={endpoints}")).args(arguments);
+    command.stdin(std::process::Stdio::null());
+    Process::start(command)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stock_etcdctl_watches_leases_locks_and_elects() {
+    if is_missing() {
+        return;
+    }
+    let members = Members::start(3);
+    members.leader().await;
+    let all = members.addresses.join(",");
+    let (one, two) = (&members.addresses[0], &members.addresses[1]);
+
+    // A watcher of the past and the present, with what was there before.
+    says(&all, &["put", "w/1", "a"]);
+    let mut watch = running(one, &["watch", "w/", "--prefix", "--rev=2", "--prev-kv"]);
+    watch.line_with("a");
+    says(two, &["put", "w/1", "b"]);
+    let lines: Vec<String> = (0..5).map(|_| watch.next_line_with("")).collect();
+    assert_eq!(lines, ["PUT", "w/1", "a", "w/1", "b"]);
+    says(two, &["del", "w/1"]);
+    let lines: Vec<String> = (0..4).map(|_| watch.next_line_with("")).collect();
+    assert_eq!(lines, ["DELETE", "w/1", "b", "w/1"]);
+
+    // A lease: granted, used, kept alive, looked at, listed, revoked.
+    let granted = says(one, &["lease", "grant", "60"]);
+    let id = granted.split_whitespace().nth(1).unwrap().to_owned();
+    assert_eq!(granted, format!("lease {id} granted with TTL(60s)\n"));
+    says(two, &["put", "leased", "v", &format!("--lease={id}")]);
+    let alive = says(two, &["lease", "keep-alive", "--once", &id]);
+    assert_eq!(alive, format!("lease {id} keepalived with TTL(60)\n"));
+    let left = says(&all, &["lease", "timetolive", &id, "--keys"]);
+    assert!(left.starts_with(&format!("lease {id} granted with TTL(60s), remaining(")), "{left}");
+    assert!(left.contains("attached keys([leased])"), "{left}");
+    assert_eq!(says(&all, &["lease", "list"]), format!("found 1 leases\n{id}\n"));
+    assert_eq!(says(&all, &["lease", "revoke", &id]), format!("lease {id} revoked\n"));
+    assert_eq!(says(&all, &["get", "leased"]), "");
+    assert_eq!(says(&all, &["lease", "timetolive", &id]), format!("lease {id} already expired\n"));
+
+    // A lock, held by one and waited for by the other until the first lets go.
+    let mut first = running(one, &["lock", "mutex"]);
+    first.line_with("mutex/");
+    let mut second = running(two, &["lock", "mutex"]);
+    until_count(&all, "mutex/", 2);
+    first.signal(Signal::INT);
+    assert!(first.ended_within(PATIENCE).success());
+    second.line_with("mutex/");
+
+    // An election with an observer elsewhere.
+    let mut leader = running(one, &["elect", "office", "alice"]);
+    leader.line_with("alice");
+    let mut listener = running(two, &["elect", "--listen", "office"]);
+    listener.line_with("alice");
+    let mut next = running(two, &["elect", "office", "bob"]);
+    until_count(&all, "office/", 2);
+    leader.signal(Signal::INT);
+    leader.ended_within(PATIENCE);
+    next.line_with("bob");
+    listener.line_with("bob");
+}
+
+/// Waits until so many keys begin with `prefix`.
+#[track_caller]
+fn until_count(endpoints: &str, prefix: &str, count: usize) {
+    let since = std::time::Instant::now();
+    while says(endpoints, &["get", prefix, "--prefix", "--keys-only"]).matches(prefix).count()
+        != count
+    {
+        assert!(since.elapsed() < PATIENCE, "there are never {count} keys below {prefix}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stock_etcdctl_works_through_every_member() {
+    if is_missing() {
         return;
     }
     let members = Members::start(3);
