@@ -1,7 +1,8 @@
 //! Writes the Rust code of the .proto files in `crates/raft-kv/proto`.
 //!
 //! `cargo run --manifest-path tools/protogen/Cargo.toml` writes messages to `crates/raft-kv/src/proto` and
-//! services to `crates/raft-server/src/proto`; with `--check` it writes nothing and fails when the
+//! services to `crates/raft-server/src/proto`, and beside the services what the JSON gateway needs to know of the
+//! messages (`api.descriptors`, a `FileDescriptorSet`); with `--check` it writes nothing and fails when the
 //! committed files are not what it would write. Normal builds need neither this tool nor `protoc`.
 
 #![forbid(unsafe_code)]
@@ -10,6 +11,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+use prost::Message as _;
 use prost_build::{Service, ServiceGenerator};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -31,6 +33,9 @@ const API: [&str; 11] = [
 
 /// The file with messages of our own.
 const INTERNAL: &str = "raftkv.proto";
+
+/// The messages and their fields, for the JSON gateway.
+const DESCRIPTORS: &str = "api.descriptors";
 
 /// The file of the health service; its few messages live beside the service.
 const HEALTH: &str = "health.proto";
@@ -84,6 +89,12 @@ fn generate(protos: &Path, scratch: &Path) -> Result<Vec<(PathBuf, &'static str)
     for package in SHARED_PACKAGES {
         config.extern_path(format!(".{package}"), format!("::raft_kv::proto::{package}"));
     }
+    let mut descriptors = protox::compile(&files, [protos])?;
+    for file in &mut descriptors.file {
+        // Comments and positions.
+        file.source_code_info = None;
+    }
+    fs::write(services.join(DESCRIPTORS), descriptors.encode_to_vec())?;
     config.compile_fds(protox::compile(&files, [protos])?)?;
 
     Ok(vec![(messages, "crates/raft-kv/src/proto"), (services, "crates/raft-server/src/proto")])
@@ -96,15 +107,17 @@ fn install(from: &Path, to: &Path, check: bool) -> Result<()> {
         fs::read_dir(from)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     files.sort();
     for file in files {
-        let code = fs::read_to_string(&file)?;
+        let code = fs::read(&file)?;
         // A package without services leaves an empty file in the folder of the services.
-        if !code.lines().any(|line| !line.is_empty() && !line.starts_with("//")) {
+        if std::str::from_utf8(&code)
+            .is_ok_and(|code| code.lines().all(|line| line.is_empty() || line.starts_with("//")))
+        {
             continue;
         }
         let target = to.join(file.file_name().ok_or("a file without a name")?);
         if !check {
             fs::write(&target, code)?;
-        } else if fs::read_to_string(&target).ok().as_deref() != Some(code.as_str()) {
+        } else if fs::read(&target).ok().as_ref() != Some(&code) {
             return Err(format!("{} is not current; run protogen", target.display()).into());
         }
     }

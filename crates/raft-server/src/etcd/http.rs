@@ -78,7 +78,7 @@ async fn readyz(State(etcd): State<Arc<Etcd>>) -> Response {
     }
 }
 
-async fn method_not_allowed() -> Response {
+pub(super) async fn method_not_allowed() -> Response {
     let body = Json(
         json!({"error": "Method Not Allowed", "code": 12, "message": "Method Not Allowed", "details": []}),
     );

@@ -6,6 +6,7 @@
 
 mod cluster;
 mod errors;
+mod gateway;
 mod hash;
 mod health;
 mod http;
@@ -168,6 +169,7 @@ impl Etcd {
             .route_service("/etcdserverpb.Cluster/{method}", cluster)
             .route_service("/etcdserverpb.Maintenance/{method}", maintenance)
             .route_service("/grpc.health.v1.Health/{method}", health)
+            .merge(gateway::router(Arc::clone(self)))
             .merge(http::router(Arc::clone(self)))
     }
 

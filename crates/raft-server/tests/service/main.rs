@@ -6,6 +6,7 @@
 mod bad_input;
 mod crashes;
 mod etcdctl;
+mod gateway;
 mod kv;
 mod leases;
 mod membership;

@@ -73,15 +73,20 @@ impl Etcd {
         answers: &mpsc::Sender<Result<LeaseKeepAliveResponse, Status>>,
     ) -> Result<(), Status> {
         while let Some(request) = requests.message().await? {
-            // As in etcd, before renewing: a lease may end right after it, and the header must not be newer.
-            let header = Some(self.header(self.reader.revision()));
-            let id = request.id;
-            let ttl = self.renew(id).await?;
-            if answers.send(Ok(LeaseKeepAliveResponse { header, id, ttl })).await.is_err() {
+            let answer = self.keep_alive_once(request.id).await?;
+            if answers.send(Ok(answer)).await.is_err() {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Renews a lease, and answers.
+    pub(super) async fn keep_alive_once(&self, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
+        // As in etcd, before renewing: a lease may end right after it, and the header must not be newer.
+        let header = Some(self.header(self.reader.revision()));
+        let ttl = self.renew(id).await?;
+        Ok(LeaseKeepAliveResponse { header, id, ttl })
     }
 }
 

@@ -1,14 +1,16 @@
 //! Watch: following changes.
 //!
-//! What is told to whom, and in which order, is decided in [`raft_kv::watch`]. Here are the tasks around it: one runs
-//! the [`Hub`] of this member, one runs each client's [`WatchStream`]. A client that does not read stops its
-//! own task, and nobody else's.
+//! What is told to whom, and in which order, is decided in [`raft_kv::watch`]. Here is what runs it: one task runs
+//! the [`Hub`] of this member, each client's connection runs its [`WatchStream`]s. A client that does not read stops its
+//! own streams, and nobody else's.
 
 mod codec;
 
+use std::future::Future;
 use std::hash::{BuildHasher as _, Hasher as _};
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -17,12 +19,10 @@ use axum::response::Response as HttpResponse;
 use bytes::{Bytes, BytesMut};
 use raft_kv::Publications;
 use raft_kv::proto::etcdserverpb::WatchRequest;
-use raft_kv::watch::{
-    Deliveries, Frame, Hub, HubRequest, Mailbox, StreamLimits, WatchStream, mailbox,
-};
+use raft_kv::watch::{Deliveries, Frame, Hub, HubRequest, StreamLimits, WatchStream, mailbox};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio_stream::Stream;
 use tonic::codegen::BoxFuture;
 use tonic::server::{Grpc, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
@@ -30,8 +30,8 @@ use tonic::{Request, Response, Status, Streaming};
 use self::codec::WatchCodec;
 use super::{Etcd, MESSAGE_ROOM_BYTES, errors};
 
-/// Encoded answers that wait for the client to take them.
-const ANSWERS_MAX: usize = 4;
+/// What a stream takes in before others get their turn.
+const STEPS_MAX: usize = 32;
 /// The watchers of one stream.
 const WATCHERS_MAX: usize = 16_384;
 /// The events and bytes that one look into history is for.
@@ -78,105 +78,110 @@ struct Service(Arc<Etcd>);
 
 impl StreamingService<WatchRequest> for Service {
     type Response = Bytes;
-    type ResponseStream = ReceiverStream<Result<Bytes, Status>>;
-    type Future = BoxFuture<Response<Self::ResponseStream>, Status>;
+    type ResponseStream = Answers;
+    type Future = BoxFuture<Response<Answers>, Status>;
 
     fn call(&mut self, request: Request<Streaming<WatchRequest>>) -> Self::Future {
         let etcd = Arc::clone(&self.0);
-        Box::pin(async move { etcd.watch(request) })
+        let request = request.map(|requests| -> Requests { Box::pin(requests) });
+        Box::pin(async move { etcd.watch(request).map(Response::new) })
     }
 }
+
+/// What a client asks, one after the other.
+pub(super) type Requests = Pin<Box<dyn Stream<Item = Result<WatchRequest, Status>> + Send>>;
 
 impl Etcd {
-    fn watch(
-        self: Arc<Self>,
-        request: Request<Streaming<WatchRequest>>,
-    ) -> Result<Response<ReceiverStream<Result<Bytes, Status>>>, Status> {
+    /// Begins a stream.
+    pub(super) fn watch(self: Arc<Self>, request: Request<Requests>) -> Result<Answers, Status> {
         self.check_voter(&request)?;
-        let cut = self.cut(&request);
-        let (answers, stream) = mpsc::channel(ANSWERS_MAX);
-        // Ends with the client's stream, or with the node.
-        tokio::spawn(async move {
-            let watcher = Watching::open(&self, request.into_inner(), answers.clone());
-            let failed = tokio::select! {
-                ended = watcher.run() => ended.err(),
-                status = cut => Some(status),
-                () = answers.closed() => None,
-            };
-            if let Some(status) = failed {
-                // The client may be gone as well.
-                answers.send(Err(status)).await.ok();
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(stream)))
-    }
-}
-
-/// One client's stream at work.
-struct Watching<'a> {
-    etcd: &'a Etcd,
-    number: u64,
-    stream: WatchStream,
-    requests: Streaming<WatchRequest>,
-    deliveries: Deliveries,
-    answers: mpsc::Sender<Result<Bytes, Status>>,
-}
-
-impl<'a> Watching<'a> {
-    fn open(
-        etcd: &'a Etcd,
-        requests: Streaming<WatchRequest>,
-        answers: mpsc::Sender<Result<Bytes, Status>>,
-    ) -> Self {
-        let number = etcd.next_stream();
-        let (mailbox, deliveries): (Mailbox, Deliveries) = mailbox();
+        let cut = Box::pin(self.cut(&request));
+        let number = self.next_stream();
+        let (mailbox, deliveries) = mailbox();
         let limits = StreamLimits {
-            fragment_bytes_max: etcd.settings.request_bytes_max.saturating_add(MESSAGE_ROOM_BYTES),
+            fragment_bytes_max: self.settings.request_bytes_max.saturating_add(MESSAGE_ROOM_BYTES),
             stretch_events_max: STRETCH_EVENTS_MAX,
             stretch_bytes_max: STRETCH_BYTES_MAX,
             watchers_max: WATCHERS_MAX,
         };
-        let stream = WatchStream::new(number, etcd.reader.clone(), limits);
-        let watching = Self { etcd, number, stream, requests, deliveries, answers };
-        watching.ask_hub(HubRequest::Open { stream: number, mailbox });
-        watching
+        let interval = progress_interval(self.settings.watch_progress_interval);
+        let mut ticks = tokio::time::interval_at(Instant::now() + interval, interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let answers = Answers {
+            number,
+            stream: WatchStream::new(number, self.reader.clone(), limits),
+            requests: Some(request.into_inner()),
+            deliveries,
+            ticks,
+            cut,
+            ended: false,
+            deliveries_first: false,
+            etcd: self,
+        };
+        answers.ask_hub(HubRequest::Open { stream: number, mailbox });
+        Ok(answers)
     }
+}
 
+/// One client's stream at work: its encoded answers, made when the connection has room for them.
+pub(super) struct Answers {
+    etcd: Arc<Etcd>,
+    number: u64,
+    stream: WatchStream,
+    /// `None` when the client asks nothing any more; it may listen all the same.
+    requests: Option<Requests>,
+    deliveries: Deliveries,
+    ticks: Interval,
+    /// Why the stream is to end from this side.
+    cut: Pin<Box<dyn Future<Output = Status> + Send>>,
+    ended: bool,
+    /// Requests and deliveries take turns.
+    deliveries_first: bool,
+}
+
+impl Answers {
     /// A hub that is gone means that this member stops; the stream is cut for that reason.
     fn ask_hub(&self, request: HubRequest) {
         self.etcd.hub.send(request).ok();
     }
 
-    /// Runs until the client ends the stream.
-    async fn run(mut self) -> Result<(), Status> {
-        let interval = progress_interval(self.etcd.settings.watch_progress_interval);
-        let mut ticks = tokio::time::interval_at(Instant::now() + interval, interval);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            for request in self.stream.take_requests() {
-                self.ask_hub(request);
-            }
-            while let Some(frame) = self.stream.take_frame() {
-                if self.answers.send(Ok(self.encode(&frame))).await.is_err() {
-                    return Ok(());
-                }
-            }
-            let is_behind = self.stream.is_behind();
-            let delivery = std::future::poll_fn(|context| self.deliveries.poll_take(context));
-            tokio::select! {
-                request = self.requests.message() => match request? {
-                    Some(request) => self.stream.handle(request),
-                    None => return Ok(()),
-                },
-                delivery = pin!(delivery) => match delivery {
-                    Some(delivery) => self.stream.deliver(delivery),
-                    // The hub has ended, as this member does.
-                    None => return Err(Status::unavailable(errors::STOPPED)),
-                },
-                _ = ticks.tick() => self.stream.tick(),
-                () = tokio::task::yield_now(), if is_behind => self.stream.catch_up(),
-            }
+    /// Takes in something that has happened; false when nothing has.
+    fn step(&mut self, context: &mut Context<'_>) -> Result<bool, Status> {
+        self.deliveries_first = !self.deliveries_first;
+        let mut stepped = self.deliveries_first && self.step_delivery(context)?;
+        stepped = stepped || self.step_request(context)?;
+        stepped = stepped || !self.deliveries_first && self.step_delivery(context)?;
+        if stepped {
+            return Ok(true);
         }
+        if self.ticks.poll_tick(context).is_ready() {
+            self.stream.tick();
+            return Ok(true);
+        }
+        match self.cut.as_mut().poll(context) {
+            Poll::Ready(status) => Err(status),
+            Poll::Pending => Ok(false),
+        }
+    }
+
+    fn step_request(&mut self, context: &mut Context<'_>) -> Result<bool, Status> {
+        let Some(requests) = &mut self.requests else { return Ok(false) };
+        match requests.as_mut().poll_next(context) {
+            Poll::Ready(Some(request)) => self.stream.handle(request?),
+            Poll::Ready(None) => self.requests = None,
+            Poll::Pending => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn step_delivery(&mut self, context: &Context<'_>) -> Result<bool, Status> {
+        match self.deliveries.poll_take(context) {
+            Poll::Ready(Some(delivery)) => self.stream.deliver(delivery),
+            // The hub has ended, as this member does.
+            Poll::Ready(None) => return Err(Status::unavailable(errors::STOPPED)),
+            Poll::Pending => return Ok(false),
+        }
+        Ok(true)
     }
 
     fn encode(&self, frame: &Frame) -> Bytes {
@@ -186,7 +191,38 @@ impl<'a> Watching<'a> {
     }
 }
 
-impl Drop for Watching<'_> {
+impl Stream for Answers {
+    type Item = Result<Bytes, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        for _ in 0..STEPS_MAX {
+            for request in this.stream.take_requests() {
+                this.ask_hub(request);
+            }
+            if let Some(frame) = this.stream.take_frame() {
+                return Poll::Ready(Some(Ok(this.encode(&frame))));
+            }
+            match this.step(context) {
+                Ok(true) => {}
+                Ok(false) if this.stream.is_behind() => this.stream.catch_up(),
+                Ok(false) => return Poll::Pending,
+                Err(status) => {
+                    this.ended = true;
+                    return Poll::Ready(Some(Err(status)));
+                }
+            }
+        }
+        // Enough at once; others wait for this thread.
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl Drop for Answers {
     fn drop(&mut self) {
         self.ask_hub(HubRequest::Close { stream: self.number });
     }
