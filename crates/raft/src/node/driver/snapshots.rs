@@ -22,7 +22,7 @@ const WAITING_MAX: usize = 256;
 
 impl<S: StateMachine> Driver<S> {
     pub(super) fn send_snapshot(&mut self, now: Time, send: SendSnapshot) {
-        info!(to = %send.to, "sends a snapshot");
+        debug!(to = %send.to, "offers a snapshot");
         self.sending.insert(send.to, now);
         self.out.snapshot.push(SnapshotJob::Work(SnapshotRequest::Send(send)));
     }

@@ -583,7 +583,8 @@ fn snapshot_job(stored: &mut Stored, job: SnapshotJob<Picture>) -> Option<Input<
         SnapshotJob::Work(SnapshotRequest::Send(send)) => {
             let (snapshot, _) = stored.snapshot.clone()?;
             let (term, blobs) = (send.term, Vec::new());
-            SnapshotEffect::Send(send.to, SnapshotMessage::Offer { term, snapshot, blobs })
+            let offer = SnapshotMessage::Offer { transfer: 1, term, snapshot, blobs };
+            SnapshotEffect::Send(send.to, offer)
         }
         SnapshotJob::Work(
             SnapshotRequest::Message(..)
