@@ -103,7 +103,12 @@ fn a_snapshot_travels() {
     assert_eq!(written, [SnapshotEffect::Written(meta(9))]);
     let offer = sender.handle(send(4));
     let outcomes = deliver(&mut sender, &mut receiver, offer, usize::MAX);
-    let received = SnapshotEffect::Received { from: leader(), term: Term(4), snapshot: meta(9) };
+    let received = SnapshotEffect::Received {
+        from: leader(),
+        term: Term(4),
+        snapshot: meta(9),
+        bytes: receiver.counters().received_bytes,
+    };
     assert!(outcomes.contains(&received), "{outcomes:?}");
     assert!(outcomes.contains(&SnapshotEffect::Sent(follower(), meta(9).last_included)));
     to.crash(Crash::Power(1));
@@ -158,7 +163,9 @@ fn what_is_said_of_an_earlier_transfer_changes_nothing() {
     );
     assert_eq!(sender.handle(Request::Message(follower(), abort)), []);
     let outcomes = deliver(&mut sender, &mut receiver, have, usize::MAX);
-    let received = SnapshotEffect::Received { from: leader(), term: Term(4), snapshot: meta(9) };
+    let bytes = receiver.counters().received_bytes - (512 << 10);
+    let received =
+        SnapshotEffect::Received { from: leader(), term: Term(4), snapshot: meta(9), bytes };
     let sent = SnapshotEffect::Sent(follower(), meta(9).last_included);
     assert_eq!(outcomes, [received, sent], "this one runs to its end, and no other is begun");
     check(&to, meta(9).last_included, &blobs());

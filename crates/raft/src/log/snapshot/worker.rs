@@ -52,6 +52,8 @@ pub enum SnapshotEffect {
         term: Term,
         /// What it stands for.
         snapshot: SnapshotMeta,
+        /// Bytes of content that came with the last transfer; the others were here.
+        bytes: u64,
     },
     /// The follower has everything.
     Sent(NodeId, EntryId),
@@ -91,6 +93,8 @@ struct Outgoing<D: Disk> {
 struct Incoming<D: Disk> {
     /// The sender's number.
     transfer: u64,
+    /// Bytes that have arrived.
+    received: u64,
     term: Term,
     meta: SnapshotMeta,
     blobs: Vec<BlobId>,
@@ -374,7 +378,8 @@ impl<D: Disk> SnapshotWorker<D> {
         let here: u64 = bytes.iter().sum();
         let all: u64 = blobs.iter().map(|id| id.len).sum();
         tracing::info!(%from, %at, transfer, bytes = all, here, "a snapshot arrives");
-        self.incoming = Some((from, Incoming { transfer, term, meta, blobs, open: None }));
+        self.incoming =
+            Some((from, Incoming { transfer, received: 0, term, meta, blobs, open: None }));
         let mut effects =
             vec![SnapshotEffect::Send(from, SnapshotMessage::Have { transfer, bytes })];
         effects.extend(self.finish_if_complete()?);
@@ -423,6 +428,7 @@ impl<D: Disk> SnapshotWorker<D> {
         }
         blob::write(&file, id, offset, bytes).map_err(|error| error.to_string())?;
         self.counters.received_bytes += to_u64(bytes.len());
+        incoming.received += to_u64(bytes.len());
         if end == id.len {
             let intact = self.store.complete(id, &file).map_err(|error| error.to_string())?;
             if !intact {
@@ -447,9 +453,9 @@ impl<D: Disk> SnapshotWorker<D> {
             }
         }
         let Some((from, incoming)) = self.incoming.take() else { return Ok(None) };
-        let Incoming { term, meta, blobs, .. } = incoming;
+        let Incoming { received: bytes, term, meta, blobs, .. } = incoming;
         self.store.publish(meta.clone(), blobs).map_err(|error| error.to_string())?;
-        Ok(Some(SnapshotEffect::Received { from, term, snapshot: meta }))
+        Ok(Some(SnapshotEffect::Received { from, term, snapshot: meta, bytes }))
     }
 
     /// Tells the sender when a step failed; what has arrived is kept.

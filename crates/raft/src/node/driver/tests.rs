@@ -461,7 +461,7 @@ impl World {
             let node = self.nodes.get_mut(&to).unwrap();
             node.stored.snapshot = picture;
             if let Some(up) = &mut node.up {
-                let effect = SnapshotEffect::Received { from: sender, term, snapshot };
+                let effect = SnapshotEffect::Received { from: sender, term, snapshot, bytes: 0 };
                 up.inbox.push_back(Input::Snapshot(SnapshotDone::Effect(effect)));
             }
             return;
