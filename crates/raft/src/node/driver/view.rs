@@ -34,12 +34,15 @@ pub(super) struct View {
     /// Since when the list of members is as it was shown last; `None`: something of it has changed since.
     members_shown: Option<Time>,
     /// What the list of addresses to dial was made of last.
-    dial_made_of: Option<(u64, u64, bool)>,
+    dial_made_of: Option<(u64, u64, u64, Option<NodeId>, bool)>,
+    /// Counts the changes of connections.
+    connections_changes: u64,
 }
 
 impl View {
     pub(super) const fn connections_changed(&mut self) {
         self.members_shown = None;
+        self.connections_changes += 1;
     }
 
     /// True when a configuration is another one than before.
@@ -119,7 +122,9 @@ impl<S: StateMachine> Driver<S> {
             self.status = Arc::new(status);
             self.out.status = Some(Arc::clone(&self.status));
         }
-        let made_of = Some((self.callers_changed, self.admins.unseen_changes(), self.ended));
+        let leader = self.leader_reached().map(|(leader, _)| leader);
+        let (callers, unseen) = (self.callers_changed, self.admins.unseen_changes());
+        let made_of = Some((callers, unseen, self.view.connections_changes, leader, self.ended));
         if made_of != self.view.dial_made_of {
             self.view.dial_made_of = made_of;
             let dial = self.dial_list();
@@ -220,6 +225,12 @@ impl<S: StateMachine> Driver<S> {
         Arc::new(members.collect())
     }
 
+    /// The leader that is followed, and where it was reached.
+    fn leader_reached(&self) -> Option<(NodeId, &str)> {
+        let leader = self.raft.as_ref()?.leader()?;
+        Some((leader, self.connected.get(&leader)?.as_str()))
+    }
+
     /// Everyone in the configuration; those it was formed with or told about; those that want to come in.
     fn dial_list(&self) -> Vec<PeerAddress> {
         let mut dial: BTreeMap<&str, Option<NodeId>> = BTreeMap::new();
@@ -240,9 +251,18 @@ impl<S: StateMachine> Driver<S> {
             }
         }
         // Whoever waits for an answer there may be another node than the member that is known at that address: a
-        // wiped one must hear that it is.
+        // wiped one must hear that it is. One that was added and has not formed yet is reached as the member it is:
+        // it may need a snapshot, which takes both streams.
         for address in &self.callers {
-            dial.insert(address, None);
+            let reached =
+                |node: &NodeId| self.connected.get(node).is_some_and(|known| known == address);
+            let slot = dial.entry(address).or_default();
+            *slot = slot.filter(reached);
+        }
+        // The leader that a new member follows may have joined after the configuration known here: snapshots are
+        // asked for on a stream of their own, which is dialled only where it is known who answers.
+        if let Some((leader, address)) = self.leader_reached() {
+            dial.insert(address, Some(leader));
         }
         dial.remove(self.info.peer_address.as_str());
         dial.into_iter()
