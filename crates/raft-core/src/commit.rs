@@ -64,14 +64,14 @@ impl Raft {
             self.start_next_change();
         } else {
             // It managed the cluster without counting itself until here (§6); now the others take over.
-            self.tell_commit_index();
+            let now = self.now();
+            if let Some(leader) = self.leader_mut() {
+                leader.notice_due = Some(now);
+            }
+            self.flush_replication();
             self.nominate_successor();
             self.step_down(StepDownReason::Removed);
         }
-    }
-
-    fn tell_commit_index(&mut self) {
-        self.flush_replication();
     }
 
     /// The voter whose log reaches furthest, among those heard of lately.

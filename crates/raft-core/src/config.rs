@@ -7,6 +7,10 @@ use core::time::Duration;
 
 use crate::types::NodeId;
 
+/// Long enough that under load nearly every commit index travels with entries; short enough that whoever watches a
+/// follower of an idle cluster does not notice.
+const COMMIT_NOTICE_DELAY: Duration = Duration::from_millis(2);
+
 /// Settings of one member of one group. Every limit names its unit and what it costs.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -19,6 +23,9 @@ pub struct Config {
     pub election_timeout_max: Duration,
     /// How often a leader that has nothing to say says so. Less than `election_timeout_min`.
     pub heartbeat_interval: Duration,
+    /// How long a leader waits for the next AppendEntries to carry a newer commit index along, before it says so in a
+    /// message of its own. Followers that are known to wait for it are told at once. At most `heartbeat_interval`.
+    pub commit_notice_delay: Duration,
     /// Payload bytes of one AppendEntries, as long as it holds more than one entry.
     pub append_bytes_max: usize,
     /// Entries of one AppendEntries.
@@ -54,6 +61,7 @@ impl Config {
             election_timeout_min,
             election_timeout_max,
             heartbeat_interval,
+            commit_notice_delay: COMMIT_NOTICE_DELAY.min(heartbeat_interval / 2),
             append_bytes_max: 1 << 20,
             append_entries_max: 4096,
             inflight_messages_max: 256,
@@ -89,6 +97,12 @@ impl Config {
             return refuse(
                 "heartbeat_interval",
                 "must be shorter than the shortest election timeout, or followers will not wait for it",
+            );
+        }
+        if self.commit_notice_delay > self.heartbeat_interval {
+            return refuse(
+                "commit_notice_delay",
+                "must not be longer than the heartbeat interval: heartbeats tell the commit index anyway",
             );
         }
         let counts = [

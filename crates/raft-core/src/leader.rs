@@ -29,6 +29,8 @@ pub(crate) struct Leader {
     pub(crate) reads: Reads,
     /// When the next heartbeat is due.
     pub(crate) heartbeat_due: Time,
+    /// When those who do not know the commit index are told in a message of its own.
+    pub(crate) notice_due: Option<Time>,
     /// Leadership is being handed over.
     pub(crate) transfer: Option<Transfer>,
     /// Somebody was told to campaign: the lease is void for the rest of the term (openraft#1747, B40).
@@ -50,6 +52,7 @@ impl Raft {
             progress: BTreeMap::new(),
             reads: Reads::default(),
             heartbeat_due: now,
+            notice_due: None,
             transfer: None,
             timeout_now_sent: false,
             changes: VecDeque::new(),
@@ -126,7 +129,7 @@ impl Raft {
         }
     }
 
-    fn progress_mut(&mut self, node: NodeId) -> Option<&mut Progress> {
+    pub(crate) fn progress_mut(&mut self, node: NodeId) -> Option<&mut Progress> {
         self.leader_mut()?.progress.get_mut(&node)
     }
 
@@ -138,24 +141,48 @@ impl Raft {
         }
         self.hand_over_if_ready();
         let heartbeat = self.begin_round_if_wanted();
+        let now = self.now();
+        let delay = self.config.commit_notice_delay;
+        let due = self.leader_mut().and_then(|leader| leader.notice_due.take());
+        let due = due.unwrap_or_else(|| now.after(delay));
+        let mut untold = false;
         for peer in peers {
-            self.send_heartbeat(peer, heartbeat.unwrap_or(0));
+            untold |= !self.send_heartbeat(peer, heartbeat.unwrap_or(0), due <= now);
+        }
+        if let Some(leader) = self.leader_mut()
+            && untold
+        {
+            leader.notice_due = Some(due);
         }
     }
 
-    /// A heartbeat of `round`; without a round only when there is a newer commit index to tell.
-    fn send_heartbeat(&mut self, to: NodeId, round: u64) {
+    /// `node` waits for the commit of what this leader has appended so far, and is told of it at once. Without
+    /// this it may learn of it [`Config::commit_notice_delay`](crate::Config::commit_notice_delay) later.
+    pub fn hasten_commit(&mut self, node: NodeId) {
+        let last = self.log.last().index;
+        if let Some(progress) = self.progress_mut(node) {
+            progress.commit_awaited = last;
+        }
+    }
+
+    /// A heartbeat of `round`; without a round only to tell a newer commit index, when that `is_due` or awaited. False
+    /// when there is one that was not told.
+    fn send_heartbeat(&mut self, to: NodeId, round: u64, is_due: bool) -> bool {
         let term = self.current_term();
         let commit_index = self.commit_index;
         let Some(progress) = self.progress_mut(to) else {
-            return;
+            return true;
         };
         let leader_commit = progress.match_index.min(commit_index);
         if round == 0 && leader_commit <= progress.commit_sent {
-            return;
+            return true;
+        }
+        if round == 0 && !is_due && progress.commit_awaited <= progress.commit_sent {
+            return false;
         }
         progress.commit_sent = progress.commit_sent.max(leader_commit);
         self.send(to, Message::Heartbeat(Heartbeat { term, leader_commit, round }));
+        true
     }
 
     /// Sends one AppendEntries if there is room and reason; true when there may be more to send.
@@ -413,7 +440,11 @@ impl Raft {
             self.writes.oldest_outstanding().map(|at| at.after(self.config.disk_stall_timeout));
         let transfer = leader.transfer.as_ref().map(|transfer| transfer.deadline);
         let heartbeat = (!leader.progress.is_empty()).then_some(leader.heartbeat_due);
-        [Some(self.quorum_lapse(leader)), stall, transfer, heartbeat].into_iter().flatten().min()
+        let notice = leader.notice_due;
+        [Some(self.quorum_lapse(leader)), stall, transfer, heartbeat, notice]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// When this leader will have been without a quorum for too long.

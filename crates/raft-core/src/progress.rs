@@ -50,6 +50,8 @@ pub struct Progress {
     pub(crate) sent_round: u64,
     /// The highest commit index told to it.
     pub(crate) commit_sent: Index,
+    /// It waits for commits up to here, and is told of them at once.
+    pub(crate) commit_awaited: Index,
 }
 
 impl Progress {
@@ -69,6 +71,7 @@ impl Progress {
             config_round: u64::MAX,
             sent_round: 0,
             commit_sent: Index::ZERO,
+            commit_awaited: Index::ZERO,
         }
     }
 

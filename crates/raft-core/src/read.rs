@@ -95,6 +95,11 @@ impl Raft {
         if from == self.node() {
             self.out.reads.push(ReadState { id, index });
         } else {
+            if let Some(index) = index
+                && let Some(progress) = self.progress_mut(from)
+            {
+                progress.commit_awaited = progress.commit_awaited.max(index);
+            }
             let reply = ReadIndexReply { term: self.current_term(), id, index };
             self.send_when_term_durable(from, Message::ReadIndexReply(reply));
         }

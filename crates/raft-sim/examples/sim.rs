@@ -28,13 +28,7 @@ fn main() -> ExitCode {
                     drop(writeln!(std::io::stdout(), "seed {seed} is not deterministic"));
                     failed += 1;
                 }
-                total.events += report.events;
-                total.acked += report.acked;
-                total.reads += report.reads;
-                total.unknown += report.unknown;
-                total.crashes += report.crashes;
-                total.terms += report.terms;
-                total.micros += report.micros;
+                total.add(&report);
             }
             Err(failure) => {
                 drop(writeln!(std::io::stdout(), "{failure}"));

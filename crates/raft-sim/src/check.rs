@@ -190,8 +190,8 @@ impl Oracle {
             || (index == recovered.log_start.index && digest == recovered.log_start_digest)
             || recovered
                 .entries
-                .iter()
-                .any(|entry| entry.id.index == index && entry.digest == digest)
+                .binary_search_by_key(&index, |entry| entry.id.index)
+                .is_ok_and(|nth| recovered.entries[nth].digest == digest)
     }
 
     // The state machine.

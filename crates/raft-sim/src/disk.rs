@@ -126,6 +126,10 @@ struct State {
     fuse: Option<u64>,
     blown: bool,
     fail_syncs: Vec<(String, u64)>,
+    /// So many syncs of directories succeed before the journal fails.
+    fail_journal: Option<u64>,
+    /// The journal has failed: nothing can be changed until power is cycled.
+    read_only: bool,
     capacity: Option<u64>,
     power_safe_overwrite: bool,
     trace: u64,
@@ -155,6 +159,8 @@ impl SimDisk {
             fuse: None,
             blown: false,
             fail_syncs: Vec::new(),
+            fail_journal: None,
+            read_only: false,
             capacity: None,
             power_safe_overwrite: true,
             trace: 0,
@@ -175,6 +181,8 @@ impl SimDisk {
             state.fuse = None;
             state.blown = false;
             if let Crash::Power(seed) = crash {
+                state.read_only = false;
+                state.fail_journal = None;
                 state.lose_power(&mut Rng::new(seed));
             }
             let linked: BTreeSet<u64> =
@@ -198,15 +206,61 @@ impl SimDisk {
         self.with(|state| state.blown)
     }
 
-    /// The sync of a file or directory whose path contains `path`, after `skip` further ones, fails once. As
+    /// The sync of a file whose path contains `path`, after `skip` further ones, fails once. As
     /// real systems do, it drops the unsynced writes: the cache still shows them, no later sync writes them.
     pub fn fail_sync(&self, path: &str, skip: u64) {
         self.with(|state| state.fail_syncs.push((path.to_owned(), skip)));
     }
 
+    /// Whether a failure that [`fail_sync`](Self::fail_sync) or [`fail_journal`](Self::fail_journal) announced is
+    /// still to come.
+    #[must_use]
+    pub fn will_fail(&self) -> bool {
+        self.with(|state| !state.fail_syncs.is_empty() || state.fail_journal.is_some())
+    }
+
+    /// The sync of a directory after `skip` further ones fails, and from then on the file system can only be read,
+    /// until power is lost: what a journalling file system does when its journal cannot be written.
+    pub fn fail_journal(&self, skip: u64) {
+        self.with(|state| state.fail_journal = Some(skip));
+    }
+
+    /// Whether nothing can be changed any more.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.with(|state| state.read_only)
+    }
+
+    /// Bytes of all files.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        let used = self.with(|state| state.inodes.values().map(|i| i.cache.len()).sum::<usize>());
+        u64::try_from(used).unwrap_or(u64::MAX)
+    }
+
+    /// Names of all files with their lengths, sorted.
+    #[must_use]
+    pub fn lengths(&self) -> Vec<(PathBuf, u64)> {
+        self.with(|state| {
+            let len = |inode| state.inodes.get(inode).map_or(0, |inode| inode.cache.len());
+            let files = state.names.iter();
+            files
+                .map(|(path, inode)| {
+                    (path.to_path_buf(), u64::try_from(len(inode)).unwrap_or(u64::MAX))
+                })
+                .collect()
+        })
+    }
+
     /// Bytes that all files together may have.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.with(|state| state.capacity = bytes);
+    }
+
+    /// As [`set_capacity`](Self::set_capacity) set it.
+    #[must_use]
+    pub fn capacity(&self) -> Option<u64> {
+        self.with(|state| state.capacity)
     }
 
     /// Whether a torn write leaves the rest of its 4 KiB page alone. On at first.
@@ -365,6 +419,9 @@ impl State {
         if self.blown {
             return Err(io::Error::other("the simulated machine has stopped"));
         }
+        if self.read_only {
+            return Err(ErrorKind::ReadOnlyFilesystem.into());
+        }
         match &mut self.fuse {
             Some(0) => {
                 self.blown = true;
@@ -420,6 +477,20 @@ impl State {
             }
         }
         false
+    }
+
+    fn journal_fails(&mut self) -> bool {
+        match &mut self.fail_journal {
+            Some(0) => {
+                self.fail_journal = None;
+                true
+            }
+            Some(skip) => {
+                *skip -= 1;
+                false
+            }
+            None => false,
+        }
     }
 
     fn has_room(&self, inode: u64, len: usize) -> bool {
@@ -616,9 +687,9 @@ impl Disk for SimDisk {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.with(|state| {
             state.operate(5, dir, 0, &[])?;
-            if state.sync_fails(dir) {
-                state.pending_names.remove(dir);
-                return Err(io::Error::other("simulated failure of a sync"));
+            if state.journal_fails() {
+                state.read_only = true;
+                return Err(io::Error::other("simulated failure of the journal"));
             }
             state.sync_dir(dir);
             Ok(())

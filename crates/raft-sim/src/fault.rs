@@ -1,6 +1,7 @@
 //! The faults, drawn every few milliseconds of virtual time.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use crate::disk::Crash;
 use crate::profile::pick;
@@ -8,6 +9,13 @@ use crate::world::{Happening, World};
 
 /// How often faults are drawn.
 const OCCASION: u64 = 20_000;
+/// A failed sync has ended its process by then, or never will.
+const FAILURE_ENDS: u64 = 3_000_000;
+/// Parts of the names of files of which a sync may fail.
+const FILES: [&str; 8] =
+    ["promises", "promises", ".log", ".log", "spare-", "formation", "snapshot/", ".new"];
+/// Ends of the names of files that rot.
+const ROTTING: [&str; 4] = [".log", "promises", "identity", "cluster"];
 
 impl World {
     pub(crate) fn chaos(&mut self) {
@@ -38,20 +46,99 @@ impl World {
             let delay = self.faults.below(800_000);
             self.later(delay, Happening::Resume(machine));
         }
-        if self.faults.chance(self.profile.sync_failure, 1000)
-            && self.machines[machine].process.is_some()
-        {
-            // Never more than one at a time: a disk that fails forgets what it was given.
-            if self.failing.is_empty() {
-                // Of directories a sync does not fail: a file system whose journal fails stops altogether.
-                let file = ["promises", ".log"][pick(&mut self.disks, 2)];
-                self.machines[machine].disk.fail_sync(file, self.disks.below(5));
-                self.failing.insert(machine, self.machines[machine].life);
-            }
-        }
+        self.disk_faults(machine);
+        self.clock_faults(machine);
+        self.operate();
         for id in self.wires.ids() {
             if self.network.chance(self.profile.reset, 1000) {
                 self.cut(id);
+            }
+        }
+    }
+
+    fn disk_faults(&mut self, machine: usize) {
+        // Those that came to nothing are forgotten.
+        let now = self.now;
+        let Self { failing, machines, .. } = self;
+        failing.retain(|machine, since| {
+            machines[*machine].disk.will_fail() || now - *since < FAILURE_ENDS
+        });
+        let runs = self.machines[machine].process.is_some();
+        // Never more than one at a time: a disk that fails forgets what it was given.
+        if self.faults.chance(self.profile.sync_failure, 1000) && runs && self.failing.is_empty() {
+            let file = FILES[pick(&mut self.disks, FILES.len())];
+            self.machines[machine].disk.fail_sync(file, self.disks.below(5));
+            self.failing.insert(machine, now);
+        }
+        if self.faults.chance(self.profile.journal_failure, 1000) && self.failing.is_empty() {
+            self.machines[machine].disk.fail_journal(self.disks.below(5));
+            self.failing.insert(machine, now);
+        }
+        if self.faults.chance(self.profile.full, 1000) && !self.is_full(machine) {
+            let disk = &self.machines[machine].disk;
+            disk.set_capacity(Some(disk.used_bytes() + self.disks.below(40_000)));
+            let delay = self.faults.below(2_000_000);
+            self.later(delay, Happening::Space(machine));
+        }
+        if self.faults.chance(self.profile.wipe, 1000) && self.may_doom(machine) {
+            self.wipe(machine);
+        }
+        if self.faults.chance(self.profile.rot, 1000) && self.may_doom(machine) {
+            self.rot(machine);
+        }
+    }
+
+    /// Bits rot in files of which recovery reads every byte: found at the next start at the latest.
+    fn rot(&mut self, machine: usize) {
+        let files: Vec<(PathBuf, u64)> = self.machines[machine]
+            .disk
+            .lengths()
+            .into_iter()
+            .filter(|(path, len)| {
+                let name = path.to_string_lossy();
+                *len > 0 && ROTTING.iter().any(|rotting| name.ends_with(rotting))
+            })
+            .collect();
+        if files.is_empty() {
+            return;
+        }
+        self.doom(machine);
+        self.marks.hit("bits rot");
+        let (path, len) = &files[pick(&mut self.disks, files.len())];
+        // Most of a segment is free space: the beginning and the end are of interest.
+        let near = (*len).min(16 << 10);
+        let offset = match self.disks.below(3) {
+            0 => self.disks.below(near),
+            1 => *len - 1 - self.disks.below(near),
+            _ => self.disks.below(*len),
+        };
+        let mask = 1 << pick(&mut self.disks, 8);
+        self.machines[machine].disk.flip(path, offset, mask);
+    }
+
+    fn clock_faults(&mut self, machine: usize) {
+        if !self.faults.chance(self.profile.clock, 1000) {
+            return;
+        }
+        let now = self.now;
+        let jump = i64::try_from(self.faults.below(1_000_000)).unwrap_or(0);
+        let kind = self.faults.below(3);
+        let clock = &mut self.machines[machine].clock;
+        let rate = clock.rate();
+        match kind {
+            0 if rate > 0 => {
+                self.marks.hit("clock stops");
+                self.machines[machine].clock.set_rate(now, 0);
+                let stands = self.faults.below(1_000_000);
+                self.later(stands, Happening::ClockRuns(machine, rate));
+            }
+            1 => {
+                clock.jump(now, jump);
+                self.marks.hit("clock jumps ahead");
+            }
+            _ => {
+                clock.jump(now, -jump);
+                self.marks.hit("clock jumps back");
             }
         }
     }

@@ -4,17 +4,22 @@
 //! that lie as disks do, connects them by a network that fails as networks do, lets clients work and faults happen,
 //! and checks after every event what docs/testing.md lists. The same seed gives the same run, byte for byte.
 
+mod audit;
 mod check;
 mod client;
+mod clock;
 pub mod disk;
 mod fault;
+mod marks;
 mod model;
 mod network;
+mod operator;
 mod process;
 mod profile;
 mod run;
 mod world;
 
 pub use disk::{Crash, SimDisk};
+pub use marks::Marks;
 pub use profile::{Options, Profile};
 pub use run::{Failure, Report, run};

@@ -6,8 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use raft::io::Stream;
 use raft::message::PeerMessage;
 use raft::node::driver::Input;
+use raft::transport::{PeerAddress, Refused, RefusedReason};
 use raft_core::NodeId;
 
+use crate::process::Machine;
 use crate::world::{Happening, World};
 
 /// A dialled connection; messages travel from the caller to the called.
@@ -82,28 +84,77 @@ impl World {
     /// Connects a process to those on its list whom it is not connected to.
     pub(crate) fn dial(&mut self, from: usize) {
         let Some(process) = &self.machines[from].process else { return };
-        let wanted: Vec<usize> = (0..self.machines.len())
-            .filter(|to| *to != from && process.dial.contains(&self.machines[*to].address))
-            .collect();
-        for to in wanted {
+        let mut wanted = Vec::new();
+        for peer in &process.dial {
+            let at = |machine: &Machine| machine.address == peer.address;
+            match self.machines.iter().position(at) {
+                Some(to) if to != from => wanted.push((to, peer.node)),
+                Some(_) | None => {}
+            }
+        }
+        for (to, expects) in wanted {
             let reachable = !self.wires.is_blocked(from, to) && !self.wires.is_blocked(to, from);
             if reachable && !self.machines[to].paused {
-                self.connect(from, to);
+                self.connect(from, to, expects);
             }
         }
     }
 
-    fn connect(&mut self, from: usize, to: usize) {
+    /// As the transport: what is not on the new list, or leads to another node than the one on it, is closed.
+    pub(crate) fn set_peers(&mut self, from: usize, peers: Vec<PeerAddress>) {
+        for id in self.wires.of(from) {
+            let Some(connection) = self.wires.get_mut(id) else { continue };
+            let (to, stream) = (connection.to, connection.stream);
+            if connection.from != from {
+                continue;
+            }
+            let called = &self.machines[to];
+            let kept = peers.iter().any(|peer| {
+                peer.address == called.address
+                    && peer.node.is_none_or(|node| node == called.node())
+                    && (stream == Stream::Control || peer.node.is_some())
+            });
+            if !kept && let Some(connection) = self.wires.get_mut(id) {
+                connection.dead = true;
+                self.later(1, Happening::Broken(id));
+            }
+        }
+        if let Some(process) = self.process(from) {
+            process.dial = peers;
+        }
+        self.dial(from);
+    }
+
+    fn connect(&mut self, from: usize, to: usize, expects: Option<NodeId>) {
         let missing: Vec<Stream> = [Stream::Control, Stream::Bulk]
             .into_iter()
+            // What is sent in bulk is for members only.
+            .filter(|stream| *stream == Stream::Control || expects.is_some())
             .filter(|stream| self.wires.find(from, to, *stream).is_none())
             .collect();
+        if missing.is_empty() {
+            return;
+        }
         let (caller, called) = (&self.machines[from], &self.machines[to]);
         let (Some(calling), Some(answering)) = (&caller.process, &called.process) else { return };
-        let said = calling.hello(&caller.address, Some(called.node()));
+        let said = calling.hello(&caller.address, expects);
         let answer = answering.hello(&called.address, Some(caller.node()));
         let address = called.address.clone();
         let lives = (caller.life, called.life);
+        // The handshake: first the caller decides, then the called.
+        let by_caller = calling.facts.admit(&answer, None, expects);
+        let admitted = by_caller.and_then(|()| {
+            answering
+                .facts
+                .admit(&said, expects, None)
+                .map_err(|refused| Refused { by_peer: true, ..refused })
+        });
+        if let Err(refused) = admitted {
+            return self.refused(from, address, refused);
+        }
+        if let Some(process) = self.process(from) {
+            process.refused.remove(&address);
+        }
         for stream in missing {
             self.wires.open(from, to, stream, lives, self.now);
             let (hello, address) = (answer.clone(), address.clone());
@@ -111,6 +162,30 @@ impl World {
             if stream == Stream::Control {
                 self.wake(to, Input::Accepted(said.clone()));
             }
+        }
+    }
+
+    /// As the transport: told once, and again when the reason changes.
+    fn refused(&mut self, from: usize, address: String, refused: Refused) {
+        let Some(process) = self.process(from) else { return };
+        let reason = (refused.reason, refused.by_peer);
+        if process.refused.insert(address.clone(), reason) != Some(reason) {
+            self.marks.hit(match refused.reason {
+                RefusedReason::Removed => "connection refused: removed",
+                RefusedReason::OtherNode => "connection refused: another node at that address",
+                RefusedReason::OtherIncarnation => "connection refused: another data directory",
+                RefusedReason::OtherCluster
+                | RefusedReason::Version
+                | RefusedReason::Secret
+                | RefusedReason::Myself
+                | RefusedReason::TooManyConnections
+                | RefusedReason::Malformed
+                | RefusedReason::Other(_) => {
+                    panic!("n{} is refused: {refused}", from + 1)
+                }
+                _ => "connection refused: for a new reason",
+            });
+            self.wake(from, Input::Refused(address, refused));
         }
     }
 
@@ -123,6 +198,7 @@ impl World {
         epoch: u64,
         message: PeerMessage,
     ) {
+        self.marks.message(&message);
         if let Some(raft) = self.machines[from].process.as_ref().and_then(|p| p.driver.raft()) {
             self.oracle.leaves(self.machines[from].node(), to, &message, raft);
         }
@@ -168,6 +244,16 @@ impl World {
             return;
         }
         let from = self.machines[from].node();
+        let Some(process) = self.process(to) else { return };
+        if process.facts.removed.contains(&from) {
+            // It dials again, and the handshake tells it why.
+            return self.cut(id);
+        }
+        // What is about a cluster that this node does not belong to yet says nothing to it.
+        let formation = matches!(message, PeerMessage::Formation(_) | PeerMessage::Goodbye);
+        if process.facts.cluster.is_none() && !formation {
+            return;
+        }
         self.wake(to, Input::Message { from, epoch, message });
     }
 

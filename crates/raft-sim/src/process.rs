@@ -1,21 +1,27 @@
 //! One member: a disk that outlives its processes, and the process that runs on it now: the production driver and
 //! its three workers, whose work is done when the world says so.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use raft::apply::{ApplyRequest, ApplyWorker};
 use raft::io::{Network, Stream};
 use raft::log::snapshot::{SnapshotStore, SnapshotWorker};
-use raft::log::{DataState, Identity, Log, LogOptions, LogRequest, LogWorker, Opened};
+use raft::log::{
+    DataState, Identity, Log, LogOptions, LogRequest, LogWorker, Opened, RecoveryReport,
+};
 use raft::message::{Hello, PeerMessage};
 use raft::node::Settings;
 use raft::node::driver::{Driver, Input, SnapshotJob, Start};
 use raft::node::first_request;
-use raft_core::{ClusterId, EntryId, Incarnation, MemberId, NodeId, Rng, StateMachine as _, Time};
+use raft::transport::{Facts, PeerAddress, RefusedReason};
+use raft_core::{EntryId, Incarnation, MemberId, Membership, NodeId, Rng, StateMachine as _, Time};
 use raft_kv::Store;
 
+use crate::audit::AtRest;
+use crate::clock::Clock;
 use crate::disk::SimDisk;
 use crate::profile::Profile;
 
@@ -33,11 +39,16 @@ pub(crate) struct Machine {
     /// Counts its processes: what was meant for an earlier one is void.
     pub(crate) life: u64,
     pub(crate) paused: bool,
-    /// Its clock: rate in millionths, and origin.
-    pub(crate) clock: (u64, u64),
-    /// Restarted without data it would have this identity; a directory keeps its first one.
+    pub(crate) clock: Clock,
+    /// The identity of its present disk's directory: a directory keeps its first one.
     fresh: Identity,
     pub(crate) rng: Rng,
+    /// The configuration in force here after its last turn.
+    pub(crate) membership: Option<Arc<Membership>>,
+    /// What its log holds while no process runs, once somebody has looked.
+    pub(crate) at_rest: Option<AtRest>,
+    /// Digests of the disks that it had before this one.
+    traces: u64,
 }
 
 /// A running process.
@@ -59,11 +70,13 @@ pub(crate) struct Process {
     /// When the world will next look at that, in its own time.
     pub(crate) planned: Option<u64>,
     /// Whom it dials.
-    pub(crate) dial: Vec<String>,
-    pub(crate) cluster: Option<ClusterId>,
+    pub(crate) dial: Vec<PeerAddress>,
+    /// Why it has no connection to whom, as it was told last.
+    pub(crate) refused: BTreeMap<String, (RefusedReason, bool)>,
+    /// What it knows when somebody connects.
+    pub(crate) facts: Facts,
     pub(crate) epoch: u64,
     pub(crate) last_durable: EntryId,
-    pub(crate) epochs_seen: BTreeMap<NodeId, u64>,
     pub(crate) next_request: u64,
 }
 
@@ -81,10 +94,14 @@ impl Machine {
     pub(crate) fn new(number: u64, profile: &Profile, rng: &mut Rng) -> Self {
         let millis = Duration::from_millis;
         let address = address(number);
+        let members = (1..=profile.members).map(self::address).collect();
+        let first = number <= profile.members;
+        let (peers, join) = if first { (members, Vec::new()) } else { (Vec::new(), members) };
         let settings = Settings {
             data_dir: DIR.into(),
             address: address.clone(),
-            peers: (1..=profile.members).map(self::address).collect(),
+            peers,
+            join,
             election_timeout_min: millis(150),
             election_timeout_max: millis(300),
             heartbeat_interval: millis(50),
@@ -93,48 +110,63 @@ impl Machine {
             trailing_entries: profile.trailing_entries,
             ..Settings::default()
         };
-        let disk = SimDisk::new();
-        let fresh = Identity {
-            member: MemberId(rng.next_u64().max(1)),
-            incarnation: Incarnation(u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64())),
-        };
+        let fresh = mint(rng);
+        let drift = profile.drift_ppm;
         Self {
             address,
-            disk,
+            disk: SimDisk::new(),
             settings,
             process: None,
             life: 0,
             paused: false,
-            clock: (995_000 + rng.below(10_000), rng.below(1 << 40)),
+            clock: Clock::new(1_000_000 - drift / 2 + rng.below(drift), rng.below(1 << 40)),
             fresh,
             rng: rng.split(number),
+            membership: None,
+            at_rest: None,
+            traces: 0,
         }
     }
 
-    /// This machine's time when the world's is `at`.
-    pub(crate) const fn local(&self, at: u64) -> Time {
-        let (rate, origin) = self.clock;
-        Time::from_micros(origin + at * rate / 1_000_000)
+    /// Its disk is lost; it gets an empty one. With `joins` whoever runs it says that it waits to be added.
+    pub(crate) fn wipe(&mut self, joins: bool) {
+        assert!(self.process.is_none(), "{} runs on its disk", self.address);
+        self.traces = self.trace();
+        self.disk = SimDisk::new();
+        self.at_rest = None;
+        self.fresh = mint(&mut self.rng);
+        let Settings { peers, join, .. } = &mut self.settings;
+        if joins {
+            join.append(peers);
+        } else {
+            peers.append(join);
+        }
     }
 
-    /// The world's time at which this machine's clock shows `time`, or soon after.
-    pub(crate) fn global(&self, time: Time) -> u64 {
-        let (rate, origin) = self.clock;
-        let passed = time.as_micros().saturating_sub(origin);
-        (passed.saturating_mul(1_000_000) / rate).saturating_add(2)
+    /// The digest of everything that its disks were given.
+    pub(crate) fn trace(&self) -> u64 {
+        (self.traces ^ self.disk.trace()).wrapping_mul(0x0000_0100_0000_01B3)
     }
 
     pub(crate) fn log_options(profile: &Profile) -> LogOptions {
-        LogOptions { segment_bytes: profile.segment_bytes, ..LogOptions::default() }
+        // Whole pages for each batch where a power loss tears whole pages.
+        let batch_alignment = if profile.page_tears { 4096 } else { 512 };
+        LogOptions { segment_bytes: profile.segment_bytes, batch_alignment }
     }
 
-    /// Starts a process on what the disk holds, as the shell does.
+    /// Starts a process on what the disk holds, as the shell does. What recovery had to do, if it is a member.
     ///
     /// # Errors
     /// What recovery says; also when the machine stops in the middle of it.
-    pub(crate) fn start(&mut self, profile: &Profile, now: u64) -> Result<(), String> {
+    pub(crate) fn start(
+        &mut self,
+        profile: &Profile,
+        now: u64,
+    ) -> Result<Option<RecoveryReport>, String> {
         assert!(self.process.is_none(), "{} runs already", self.address);
         self.life += 1;
+        self.membership = None;
+        self.at_rest = None;
         let dir = Path::new(DIR);
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let options = Self::log_options(profile);
@@ -142,12 +174,19 @@ impl Machine {
             Log::open(self.disk.clone(), dir, options, self.fresh).map_err(|error| text(&error))?;
         let store = SnapshotStore::open(self.disk.clone(), dir).map_err(|error| text(&error))?;
         let machine = Store::with_segment_bytes(profile.store_segment_bytes);
-        let mut cluster = None;
-        let mut epochs_seen = BTreeMap::new();
+        let mut facts = Facts {
+            node: self.node(),
+            cluster: None,
+            members: BTreeSet::new(),
+            removed: BTreeSet::new(),
+            epochs_seen: BTreeMap::new(),
+        };
+        let mut report = None;
         let mut apply = None;
         if let DataState::Formed(formed) = &state {
-            cluster = Some(formed.formed.cluster);
-            epochs_seen.clone_from(&formed.peer_epochs);
+            facts.cluster = Some(formed.formed.cluster);
+            facts.epochs_seen.clone_from(&formed.peer_epochs);
+            report = Some(formed.report.clone());
             let snapshot = &formed.recovered.snapshot;
             if snapshot.last_included.index.0 > 0 {
                 let source = store
@@ -166,7 +205,7 @@ impl Machine {
         let last_durable = log.status().last;
         let start = Start { state, formation: log.formation_state(), epoch };
         let rng = self.rng.split(epoch);
-        let driver = Driver::new(self.settings.clone(), start, rng, self.local(now))
+        let driver = Driver::new(self.settings.clone(), start, rng, self.clock.local(now))
             .map_err(|error| text(&error))?;
         self.process = Some(Process {
             driver,
@@ -183,13 +222,13 @@ impl Machine {
             deadline: None,
             planned: None,
             dial: Vec::new(),
-            cluster,
+            refused: BTreeMap::new(),
+            facts,
             epoch,
             last_durable,
-            epochs_seen,
             next_request: first_request(epoch),
         });
-        Ok(())
+        Ok(report)
     }
 
     /// What a power loss now would leave: recovered on a copy of the disk, by the production code.
@@ -200,7 +239,7 @@ impl Machine {
         Log::open(disk, Path::new(DIR), options, self.fresh).map_err(|error| error.to_string())
     }
 
-    /// Who it is; its directory keeps its first identity for ever.
+    /// Who it is, with its present disk.
     pub(crate) const fn node(&self) -> NodeId {
         self.fresh.node()
     }
@@ -212,18 +251,24 @@ impl Process {
         Hello {
             version_min: 1,
             version_max: 1,
-            cluster: self.cluster,
+            cluster: self.facts.cluster,
             node: self.driver.node(),
             address: address.to_owned(),
             epoch: self.epoch,
             last_durable: self.last_durable,
-            epoch_seen: to.and_then(|to| self.epochs_seen.get(&to)).copied().unwrap_or(0),
+            epoch_seen: to.and_then(|to| self.facts.epochs_seen.get(&to)).copied().unwrap_or(0),
         }
     }
 
     pub(crate) fn digest(&self) -> raft_core::Digest {
         self.apply.machine().digest()
     }
+}
+
+fn mint(rng: &mut Rng) -> Identity {
+    let member = MemberId(rng.next_u64().max(1));
+    let incarnation = u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64());
+    Identity { member, incarnation: Incarnation(incarnation) }
 }
 
 pub(crate) fn address(number: u64) -> String {

@@ -23,10 +23,13 @@ impl Default for Options {
     }
 }
 
+/// How far two clocks run apart at most, in millionths; what leases declare.
+pub(crate) const DRIFT_MAX_PPM: u64 = 20_000;
+
 /// Rates are in thousandths of a chance at each occasion, delays in microseconds.
 #[derive(Clone, Debug)]
 pub struct Profile {
-    /// Members, all voters.
+    /// Members at first, all voters.
     pub members: u64,
     /// A message of the protocol is lost, without anybody noticing.
     pub loss: u64,
@@ -52,8 +55,32 @@ pub struct Profile {
     pub partition: u64,
     /// A process is paused.
     pub pause: u64,
-    /// A sync fails.
+    /// A sync of a file fails.
     pub sync_failure: u64,
+    /// A file system gives up: a sync of a directory fails, and nothing can be written until power is cycled.
+    pub journal_failure: u64,
+    /// A disk is full for a while.
+    pub full: u64,
+    /// A disk is lost, and its machine goes on with an empty one.
+    pub wipe: u64,
+    /// Bits of a disk rot.
+    pub rot: u64,
+    /// A power loss tears whole pages, not only the sectors that are being written.
+    pub page_tears: bool,
+    /// A clock stops for a while, or jumps.
+    pub clock: u64,
+    /// Clocks run apart by this much, in millionths.
+    pub drift_ppm: u64,
+    /// Machines beside the first members: empty, waiting to be added.
+    pub spares: u64,
+    /// Somebody changes the membership.
+    pub change: u64,
+    /// Voters are demoted and removed as well; then no disk is lost for good.
+    pub shrink: bool,
+    /// Somebody hands leadership over.
+    pub transfer: u64,
+    /// Lease reads are switched on (and off) by whoever changes the membership.
+    pub lease: bool,
     /// Bytes of a log segment.
     pub segment_bytes: u64,
     /// Entries between two checkpoints.
@@ -74,6 +101,7 @@ pub struct Profile {
 
 impl Profile {
     pub(crate) fn draw(rng: &mut Rng, options: &Options) -> Self {
+        let mut more = rng.split(7);
         let mut rate = |max: u64| if rng.chance(1, 2) { 1 + rng.below(max) } else { 0 };
         let (loss, duplication, reordering) = (rate(50), rate(50), rate(100));
         let (reset, disk_stall, pause) = (rate(5), rate(5), rate(10));
@@ -81,6 +109,18 @@ impl Profile {
         let (partition, sync_failure) = (rate(20), rate(5));
         let drawn = [1, 3, 3, 3, 3, 3, 5][pick(rng, 7)];
         let members = options.members.unwrap_or(drawn);
+        let mut seldom = |max: u64| if more.chance(1, 4) { 1 + more.below(max) } else { 0 };
+        let (journal_failure, full, clock) = (seldom(4), seldom(8), seldom(10));
+        let (mut wipe, mut rot) = (seldom(10), seldom(10));
+        let mut page_tears = seldom(2) > 0;
+        let transfer = seldom(20);
+        let change = if more.chance(1, 2) { 5 + more.below(60) } else { 0 };
+        let shrink = change > 0 && more.chance(1, 2);
+        // Whoever loses a disk needs a quorum of others, and somebody who replaces the member.
+        if shrink || members < 3 {
+            (wipe, rot, page_tears) = (0, 0, false);
+        }
+        let lease = change > 0 && clock == 0 && more.chance(1, 2);
         Self {
             members,
             loss,
@@ -96,6 +136,18 @@ impl Profile {
             partition,
             pause,
             sync_failure,
+            journal_failure,
+            full,
+            wipe,
+            rot,
+            page_tears,
+            clock,
+            drift_ppm: [1_000, 10_000, DRIFT_MAX_PPM][pick(&mut more, 3)],
+            spares: if change > 0 { more.below(3) } else { 0 },
+            change,
+            shrink,
+            transfer,
+            lease,
             segment_bytes: [16 << 10, 64 << 10, 256 << 10][pick(rng, 3)],
             checkpoint_entries: [10, 50, 100_000][pick(rng, 3)],
             trailing_entries: [0, 5, 100][pick(rng, 3)],

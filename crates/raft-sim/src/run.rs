@@ -4,6 +4,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use crate::marks::Marks;
 use crate::profile::{Options, Profile};
 use crate::world::World;
 
@@ -26,6 +27,22 @@ pub struct Report {
     pub terms: u64,
     /// Virtual time, in microseconds.
     pub micros: u64,
+    /// What happened.
+    pub marks: Marks,
+}
+
+impl Report {
+    /// Adds another run.
+    pub fn add(&mut self, other: &Self) {
+        self.events += other.events;
+        self.acked += other.acked;
+        self.reads += other.reads;
+        self.unknown += other.unknown;
+        self.crashes += other.crashes;
+        self.terms += other.terms;
+        self.micros += other.micros;
+        self.marks.add(&other.marks);
+    }
 }
 
 /// A seed that fails.
@@ -82,7 +99,7 @@ fn run_to_the_end(seed: u64, options: &Options) -> Report {
     let patience = Duration::from_secs(8);
     world.await_that(patience, "no leader", |world| world.leader().is_some());
     world.await_that(patience, "clients wait", World::clients_idle);
-    for machine in 0..world.machines.len() {
+    for machine in world.sound_members() {
         let acked = world.oracle.acked;
         for _ in 0..20 {
             world.await_that(patience, "no leader", |world| {
@@ -116,5 +133,6 @@ fn run_to_the_end(seed: u64, options: &Options) -> Report {
         crashes: world.crashes,
         terms: term.0,
         micros: world.now,
+        marks: world.marks,
     }
 }

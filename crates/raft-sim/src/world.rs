@@ -1,20 +1,23 @@
 //! One run: machines, wires and clients in virtual time, one happening after the other.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use raft::apply::ApplyRequest;
 use raft::error::NodeError;
-use raft::log::{LogCompletion, Opened};
+use raft::log::LogCompletion;
 use raft::message::PeerMessage;
-use raft::node::driver::{Input, Outputs, run_snapshot_job};
+use raft::node::driver::{Configurations, Input, Outputs, run_snapshot_job};
 use raft_core::{NodeId, Raft, Rng};
 use raft_kv::Store;
 
 use crate::check::Oracle;
 use crate::client::Client;
 use crate::disk::Crash;
+use crate::marks::Marks;
 use crate::network::Wires;
+use crate::operator::Operator;
 use crate::process::{Machine, Process, Sent};
 use crate::profile::{Options, Profile, pick};
 
@@ -43,6 +46,10 @@ pub(crate) enum Happening {
     Resume(usize),
     /// The links carry everything again.
     Heal,
+    /// A full disk has space again.
+    Space(usize),
+    /// A clock runs as it did.
+    ClockRuns(usize, u64),
     /// Faults are drawn.
     Chaos,
     /// A client asks, or looks for its answer.
@@ -69,13 +76,15 @@ pub(crate) struct World {
     pub(crate) disks: Rng,
     pub(crate) faults: Rng,
     pub(crate) workload: Rng,
-    audits: Rng,
+    pub(crate) audits: Rng,
     /// No faults from now on.
     pub(crate) healed: bool,
     /// What a blown fuse means on each machine.
     pub(crate) fuses: BTreeMap<usize, Crash>,
-    /// Machines whose next stop by a failed disk is the world's doing.
+    /// Machines whose next stop by a failed disk is the world's doing, and since when.
     pub(crate) failing: BTreeMap<usize, u64>,
+    pub(crate) operator: Operator,
+    pub(crate) marks: Marks,
     /// Digest of everything that happened.
     trace: u64,
     pub(crate) events: u64,
@@ -89,7 +98,7 @@ impl World {
         let profile = Profile::draw(&mut rng.split(1), options);
         let mut machines = Vec::new();
         let mut nodes = BTreeMap::new();
-        for number in 1..=profile.members {
+        for number in 1..=profile.members + profile.spares {
             let machine = Machine::new(number, &profile, &mut rng.split(100 + number));
             nodes.insert(machine.node(), machines.len());
             machines.push(machine);
@@ -112,6 +121,8 @@ impl World {
             healed: false,
             fuses: BTreeMap::new(),
             failing: BTreeMap::new(),
+            operator: Operator::default(),
+            marks: Marks::default(),
             trace: 0,
             events: 0,
             next_value: 0,
@@ -140,7 +151,7 @@ impl World {
 
     /// The digest of the run: everything that happened, and every byte that any disk was given.
     pub(crate) fn digest(&self) -> u64 {
-        let disks = self.machines.iter().map(|machine| machine.disk.trace());
+        let disks = self.machines.iter().map(Machine::trace);
         disks.fold(self.trace, |all, disk| (all ^ disk).wrapping_mul(0x0000_0100_0000_01B3))
     }
 
@@ -171,6 +182,8 @@ impl World {
             | Happening::Start(_)
             | Happening::Resume(_)
             | Happening::Heal
+            | Happening::Space(_)
+            | Happening::ClockRuns(..)
             | Happening::Chaos
             | Happening::Client(_) => None,
         };
@@ -201,6 +214,12 @@ impl World {
             Happening::Start(machine) => self.start(machine),
             Happening::Resume(machine) => self.machines[machine].paused = false,
             Happening::Heal => self.wires.blocked.clear(),
+            Happening::Space(machine) => self.machines[machine].disk.set_capacity(None),
+            Happening::ClockRuns(machine, rate) => {
+                self.machines[machine].clock.set_rate(self.now, rate);
+                let life = self.machines[machine].life;
+                self.later(0, Happening::Turn(machine, life));
+            }
             Happening::Chaos => self.chaos(),
             Happening::Client(client) => self.client(client),
         }
@@ -238,19 +257,14 @@ impl World {
             self.blown(machine);
             return;
         }
-        if let Err(error) = outcome {
-            // A sync that fails during recovery is reason enough not to start.
-            assert!(
-                self.failing.contains_key(&machine),
-                "n{} cannot start on its own data: {error}",
-                machine + 1
-            );
-            self.failing.remove(&machine);
-            let down = self.faults.below(300_000);
-            self.crash(machine, Crash::Process, down);
-            return;
+        match outcome {
+            Ok(report) => self.marks.recovered(report.as_ref()),
+            Err(error) => return self.did_not_start(machine, &error),
         }
         if let Some(raft) = self.machines[machine].process.as_ref().and_then(|p| p.driver.raft()) {
+            if raft.membership().is_joint() {
+                self.marks.hit("restart in a joint configuration");
+            }
             self.oracle.started(raft);
         }
         let life = self.machines[machine].life;
@@ -258,15 +272,63 @@ impl World {
         self.later(0, Happening::Dial(machine, life));
     }
 
-    /// The process is gone, and of what its disk had not synced whatever `crash` says.
+    fn did_not_start(&mut self, machine: usize, error: &str) {
+        let disk = &self.machines[machine].disk;
+        let full = self.is_full(machine);
+        if disk.is_read_only() {
+            // Somebody cycles power.
+            self.marks.hit("start refused: read-only file system");
+            self.failing.remove(&machine);
+            let (crash, down) = (Crash::Power(self.disks.next_u64()), self.faults.below(300_000));
+            return self.crash(machine, crash, down);
+        }
+        if self.is_doomed(machine) {
+            // Its disk is damaged, and recovery says so.
+            self.marks.hit("start refused: damage");
+            self.crash(machine, Crash::Process, u64::MAX);
+            self.operator.refuses = true;
+            return;
+        }
+        // A sync that fails during recovery, or a lack of space, is reason enough not to start.
+        assert!(
+            self.failing.contains_key(&machine) || full,
+            "n{} cannot start on its own data: {error}",
+            machine + 1
+        );
+        self.marks.hit(if full { "start refused: full disk" } else { "start refused: sync" });
+        self.failing.remove(&machine);
+        let down = self.faults.below(300_000);
+        self.crash(machine, Crash::Process, down);
+    }
+
+    pub(crate) fn is_full(&self, machine: usize) -> bool {
+        self.machines[machine].disk.capacity().is_some()
+    }
+
+    /// The process is gone, and of what its disk had not synced whatever `crash` says. It starts again after `down`;
+    /// the largest number: never by itself.
     pub(crate) fn crash(&mut self, machine: usize, crash: Crash, down: u64) {
         self.crashes += 1;
         self.clients_lost(machine);
         self.fuses.remove(&machine);
         let node = self.machines[machine].node();
+        if let Some(raft) = self.raft(machine)
+            && raft.membership().is_joint()
+        {
+            self.marks.hit("crash in a joint configuration");
+        }
         self.machines[machine].process = None;
         self.machines[machine].paused = false;
+        if matches!(crash, Crash::Power(_)) && self.profile.page_tears && !self.healed {
+            // A batch of which nobody can say whether it was synced ends a member: no more of them than may go.
+            let tears = self.may_doom(machine);
+            if tears {
+                self.doom(machine);
+            }
+            self.machines[machine].disk.set_power_safe_overwrite(!tears);
+        }
         self.machines[machine].disk.crash(crash);
+        self.machines[machine].at_rest = None;
         self.oracle.crashed(node);
         for id in self.wires.of(machine) {
             let Some(connection) = self.wires.get_mut(id) else { continue };
@@ -282,7 +344,9 @@ impl World {
             };
             self.later(delay, Happening::Broken(id));
         }
-        self.later(down, Happening::Start(machine));
+        if down < u64::MAX {
+            self.later(down, Happening::Start(machine));
+        }
     }
 
     /// The fuse of a machine has blown: its process died at that operation.
@@ -306,7 +370,7 @@ impl World {
     }
 
     fn turn(&mut self, machine: usize) {
-        let now = self.machines[machine].local(self.now);
+        let now = self.machines[machine].clock.local(self.now);
         let Some(process) = self.process(machine) else { return };
         let due = process.deadline.is_none_or(|deadline| deadline <= now);
         if process.inbox.is_empty() && !due {
@@ -332,7 +396,7 @@ impl World {
         let Some(deadline) = self.process(machine).and_then(|process| process.deadline) else {
             return;
         };
-        let at = self.machines[machine].global(deadline).max(self.now + 1);
+        let at = self.machines[machine].clock.global(self.now, deadline).max(self.now + 1);
         let now = self.now;
         let Some(process) = self.process(machine) else { return };
         // Many turns plan the same deadline; an earlier plan that still lies ahead will do: it plans anew.
@@ -357,16 +421,15 @@ impl World {
         process.log_queue.extend(out.log);
         process.apply_queue.extend(out.apply);
         process.snapshot_queue.extend(out.snapshot);
-        process.cluster = out.formed.or(process.cluster);
+        process.facts.cluster = out.formed.or(process.facts.cluster);
         process.epoch = out.epoch;
         process.last_durable = out.last_durable;
-        process.epochs_seen.extend(out.peer_epochs);
-        let dial = out.dial.is_some();
-        if let Some(peers) = out.dial {
-            process.dial = peers.into_iter().map(|peer| peer.address).collect();
+        process.facts.epochs_seen.extend(out.peer_epochs);
+        if let Some(Configurations { in_force, committed }) = &out.membership {
+            process.facts.set_membership(in_force, committed);
         }
-        if dial {
-            self.dial(machine);
+        if let Some(peers) = out.dial {
+            self.set_peers(machine, peers);
         }
         if let Some(end) = out.end {
             self.ended(machine, end);
@@ -376,16 +439,31 @@ impl World {
     }
 
     fn ended(&mut self, machine: usize, end: Result<(), NodeError>) {
-        let expected = self.failing.contains_key(&machine);
+        let failing = self.failing.contains_key(&machine);
         match end {
-            Err(NodeError::DiskLatched { .. }) if expected => {
+            Err(NodeError::DiskLatched { .. }) if failing => {
+                self.marks.hit("ended: disk latched");
                 self.failing.remove(&machine);
                 let down = self.faults.below(300_000);
                 self.crash(machine, Crash::Process, down);
             }
+            // Without space for its first segment a node cannot become a member.
+            Err(NodeError::DiskLatched { .. })
+                if self.is_full(machine) && !self.is_formed(machine) =>
+            {
+                self.marks.hit("ended: no space for the first segment");
+                let down = self.faults.below(300_000);
+                self.crash(machine, Crash::Process, down);
+            }
+            Err(NodeError::Removed) => self.removed(machine),
             Err(error) => panic!("n{} ended: {error}", machine + 1),
             Ok(()) => panic!("n{} ended though nobody asked it to", machine + 1),
         }
+    }
+
+    fn is_formed(&self, machine: usize) -> bool {
+        let process = self.machines[machine].process.as_ref();
+        process.is_some_and(|process| process.facts.cluster.is_some())
     }
 
     /// Sends the workers to work that have something to do.
@@ -507,40 +585,17 @@ impl World {
         let before = self.oracle.committed();
         self.oracle.observe(raft);
         let after = self.oracle.committed();
+        let membership = Arc::clone(raft.membership());
+        let previous = self.machines[machine].membership.replace(membership);
         if after <= before {
             return;
         }
         self.note(after.0);
+        self.check_durable(machine, previous.as_deref());
         let every = self.options.audit_every;
         if every > 0 && self.audits.chance(1, every) {
-            self.audit(machine);
+            self.audit(machine, previous.as_deref());
         }
-    }
-
-    /// I6, I8: a power loss of all machines at this moment would leave the last commit on a quorum, and every
-    /// promise kept. Asked of the production recovery on copies of the disks.
-    fn audit(&mut self, machine: usize) {
-        let Some(raft) = self.raft(machine) else { return };
-        let index = raft.commit_index();
-        let Some(digest) = raft.digest_at(index) else { return };
-        let voters: Vec<NodeId> = raft.membership().voters().iter().copied().collect();
-        let mut holding = 0;
-        for voter in &voters {
-            let seed = self.audits.next_u64();
-            let copy = &self.machines[self.nodes[voter]];
-            match copy.audit(&self.profile, seed) {
-                Ok(Opened { state, .. }) => {
-                    self.oracle.recovered(&state);
-                    holding += usize::from(Oracle::holds(&state, index, digest));
-                }
-                Err(error) => panic!("{voter} could not recover from a power loss: {error}"),
-            }
-        }
-        assert!(
-            2 * holding > voters.len(),
-            "I6: {index} is committed and durable on {holding} of {} members",
-            voters.len()
-        );
     }
 
     /// Log Matching among all.
@@ -557,11 +612,18 @@ impl World {
         self.healed = true;
         self.wires.blocked.clear();
         self.fuses.clear();
+        self.give_up_doomed();
         for machine in 0..self.machines.len() {
             self.machines[machine].paused = false;
             self.machines[machine].disk.set_fuse(None);
+            self.machines[machine].disk.set_capacity(None);
+            self.machines[machine].clock.repair(self.now);
+            if self.is_doomed(machine) && self.operator.refuses {
+                continue;
+            }
             self.later(0, Happening::Start(machine));
             let life = self.machines[machine].life;
+            self.later(0, Happening::Turn(machine, life));
             // Work that a slow disk had planned for much later.
             for happening in [Happening::Log(machine, life), Happening::Snapshot(machine, life)] {
                 self.later(1_000, happening);
@@ -618,15 +680,16 @@ impl World {
         text
     }
 
-    /// All members are up, equal, and have applied everything.
+    /// All members that have their disks are up, equal, and have applied everything.
     pub(crate) fn converged(&self) -> bool {
         let Some(leader) = self.leader().and_then(|leader| self.raft(leader)) else {
             return false;
         };
         let last = leader.last_log();
         leader.commit_index() == last.index
-            && self.machines.iter().all(|machine| {
-                machine.process.as_ref().is_some_and(|process| {
+            && !leader.membership().is_joint()
+            && self.sound_members().into_iter().all(|machine| {
+                self.machines[machine].process.as_ref().is_some_and(|process| {
                     process.apply.applied() == last.index
                         && process.driver.raft().is_some_and(|raft| {
                             raft.last_log() == last

@@ -177,6 +177,7 @@ impl World {
     fn add_member(&mut self, id: NodeId) {
         let micros = Duration::from_micros;
         let mut config = Config::new(id, micros(MIN), micros(MAX), micros(HEARTBEAT));
+        config.commit_notice_delay = micros([0, HEARTBEAT / 4, HEARTBEAT][index(id.member.0 % 3)]);
         let rng = &mut self.workload;
         config.append_bytes_max = [1, 100, 1 << 20][index(rng.below(3))];
         config.append_entries_max = [1, 3, 4096][index(rng.below(3))];

@@ -181,7 +181,7 @@ impl<D: Disk> Body<D> {
     }
 
     /// Id and digest of the log up to `index`, if it still holds that.
-    fn mark_at(&self, index: Index) -> Option<Mark> {
+    pub(super) fn mark_at(&self, index: Index) -> Option<Mark> {
         if index == self.compacted.id.index {
             return Some(self.compacted);
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use raft_core::{Entry, EntryId, Fetch, NodeId, Persist, Ticket};
+use raft_core::{Digest, Entry, EntryId, Fetch, Index, NodeId, Persist, Ticket};
 
 use super::body::{Body, Rolled};
 use super::files::Files;
@@ -245,6 +245,12 @@ impl<D: Disk> Log<D> {
                 None
             }
         }
+    }
+
+    /// The digest of the durable log up to `index`; `None` when that is compacted away or not durable here.
+    #[must_use]
+    pub fn digest_at(&self, index: Index) -> Option<Digest> {
+        self.body.as_ref()?.mark_at(index).map(|mark| mark.digest)
     }
 
     /// Who this directory makes promises for.

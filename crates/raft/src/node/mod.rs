@@ -22,7 +22,9 @@ use crate::message::Admin;
 use crate::node::request::{Budget, Request, node_of};
 
 pub mod admin;
+mod applied;
 mod builder;
+mod busy_poll;
 pub mod checkpoint;
 pub mod driver;
 pub mod formation;

@@ -320,6 +320,12 @@ impl<S: StateMachine> Reads<S> {
         self.gathering.push((end, read));
     }
 
+    /// Whether some are confirmed and wait until enough is applied.
+    #[must_use]
+    pub fn any_confirmed(&self) -> bool {
+        !self.confirmed.is_empty()
+    }
+
     /// Whether some wait for a round.
     #[must_use]
     pub fn any_gathering(&self) -> bool {

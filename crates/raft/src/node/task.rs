@@ -7,24 +7,28 @@
 
 use std::fs::File;
 use std::io::Read as _;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use raft_core::{Incarnation, MemberId, Rng, StateMachine, Time};
+use raft_core::{Incarnation, Index, MemberId, Rng, StateMachine, Time};
 use rustix::time::{ClockId, clock_gettime};
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{oneshot, watch};
-use tokio::task::LocalSet;
+use tokio::time::{Instant, Sleep};
 
-use crate::apply::ApplyWorker;
+use crate::apply::{ApplyCompletion, ApplyWorker};
 use crate::disk::StdDisk;
 use crate::entry_header::HEADER_BYTES;
 use crate::error::{DataError, NodeError};
 use crate::io::Clock;
 use crate::log::snapshot::{SnapshotStore, SnapshotWorker};
 use crate::log::{DataState, Identity, Log, LogOptions, LogWorker, Opened};
+use crate::node::applied::AppliedSignal;
+use crate::node::busy_poll::BusyPoll;
 use crate::node::driver::{Configurations, Driver, Input, Outputs, Start};
 use crate::node::request::{Budget, Request, first_request};
 use crate::node::workers::{Heard, Workers};
@@ -156,7 +160,9 @@ fn raft_thread<S: StateMachine>(
         Ok(opening) => opening,
         Err(error) => return fail(started, error),
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    // Tasks that wake each other on a `LocalRuntime` cost no system call; those of a `LocalSet` do.
+    let options = LocalOptions::default();
+    let runtime = match Builder::new_current_thread().enable_all().build_local(options) {
         Ok(runtime) => runtime,
         Err(source) => {
             let path = settings.data_dir;
@@ -164,7 +170,9 @@ fn raft_thread<S: StateMachine>(
             return fail(started, NodeError::Data(error));
         }
     };
-    LocalSet::new().block_on(&runtime, run(opening, settings, started, ended))
+    // A task of its own, for the same reason: whatever wakes the outermost future wakes the whole thread.
+    let task = runtime.spawn_local(run(opening, settings, started, ended));
+    runtime.block_on(task).unwrap_or_else(|died| std::panic::resume_unwind(died.into_panic()))
 }
 
 /// What the raft thread's loop listens to.
@@ -172,6 +180,11 @@ struct Ears<S: StateMachine> {
     requests: UnboundedReceiver<Request<S>>,
     heard: UnboundedReceiver<Heard<S>>,
     events: UnboundedReceiver<Event>,
+    applied: AppliedSignal,
+    /// As the driver was told last.
+    known_applied: Index,
+    alarm: Alarm,
+    poll: BusyPoll,
     /// The last handle is gone: shut down, once.
     abandoned: bool,
 }
@@ -210,26 +223,70 @@ impl<S: StateMachine> Batch<S> {
     }
 }
 
+/// When to wake without any input. Moving a timer costs a system call: one that was put off keeps ringing at the
+/// earlier time, and then there is nothing to do.
+struct Alarm {
+    sleep: Pin<Box<Sleep>>,
+    rings_at: Option<Time>,
+}
+
+impl Alarm {
+    fn new() -> Self {
+        Self { sleep: Box::pin(tokio::time::sleep(Duration::ZERO)), rings_at: None }
+    }
+
+    fn ring_by(&mut self, deadline: Time, now: Time) {
+        if self.rings_at.is_none_or(|at| deadline < at) {
+            self.sleep.as_mut().reset(Instant::now() + deadline.since(now));
+            self.rings_at = Some(deadline);
+        }
+    }
+}
+
+/// Until when the next turn can wait.
+struct Patience {
+    deadline: Option<Time>,
+    /// Not beyond the application of another entry.
+    waits_for_apply: bool,
+}
+
+impl Patience {
+    const fn of<S: StateMachine>(out: &Outputs<S>) -> Self {
+        Self { deadline: out.deadline, waits_for_apply: out.waits_for_apply }
+    }
+}
+
 impl<S: StateMachine> Ears<S> {
+    /// Whether [`listen`](Self::listen) would return at once.
+    fn something_waits(&self) -> bool {
+        !self.heard.is_empty() || !self.events.is_empty() || !self.requests.is_empty()
+    }
+
     /// Waits until something happens or the deadline comes, then takes everything that waits.
-    async fn listen(&mut self, wait: Option<Duration>, batch: &mut Batch<S>) {
-        let sleep = async {
-            match wait {
-                Some(wait) => tokio::time::sleep(wait).await,
-                None => std::future::pending().await,
+    async fn listen(&mut self, patience: &Patience, batch: &mut Batch<S>) {
+        let waits_for_apply = patience.waits_for_apply;
+        let mut waits = !self.applied.wait_for_more_than(self.known_applied, waits_for_apply);
+        if let Some(deadline) = patience.deadline {
+            let now = BootClock.now();
+            waits &= now < deadline;
+            self.alarm.ring_by(deadline, now);
+        }
+        if waits && !self.something_waits() {
+            self.poll.begin();
+            while self.poll.stays_awake() && !self.something_waits() {
+                // Looks at the sockets, too.
+                tokio::task::yield_now().await;
             }
-        };
-        tokio::select! {
-            Some(heard) = self.heard.recv() => batch.heard(heard),
-            Some(event) = self.events.recv() => batch.event(event),
-            request = self.requests.recv(), if !self.abandoned => match request {
-                Some(request) => batch.inputs.push(Input::Request(request)),
-                None => {
-                    self.abandoned = true;
-                    batch.inputs.push(Input::Request(Request::Shutdown));
-                }
-            },
-            () = sleep => {}
+            self.wait(batch).await;
+            self.poll.end();
+        } else {
+            // Something always waits under load: the connections' tasks on this thread get their turn too.
+            tokio::task::yield_now().await;
+        }
+        let applied = self.applied.applied();
+        if applied > self.known_applied {
+            self.known_applied = applied;
+            batch.inputs.push(Input::Apply(ApplyCompletion::Applied(applied)));
         }
         while batch.inputs.len() < TURN_INPUTS_MAX {
             let before = batch.inputs.len();
@@ -245,6 +302,21 @@ impl<S: StateMachine> Ears<S> {
             if batch.inputs.len() == before {
                 break;
             }
+        }
+    }
+
+    async fn wait(&mut self, batch: &mut Batch<S>) {
+        tokio::select! {
+            Some(heard) = self.heard.recv() => batch.heard(heard),
+            Some(event) = self.events.recv() => batch.event(event),
+            request = self.requests.recv(), if !self.abandoned => match request {
+                Some(request) => batch.inputs.push(Input::Request(request)),
+                None => {
+                    self.abandoned = true;
+                    batch.inputs.push(Input::Request(Request::Shutdown));
+                }
+            },
+            () = &mut self.alarm.sleep, if self.alarm.rings_at.is_some() => self.alarm.rings_at = None,
         }
     }
 }
@@ -277,7 +349,15 @@ async fn run<S: StateMachine>(
         network.set_epoch_seen(peer, epoch);
     }
     let (heard_sender, heard) = unbounded_channel();
-    let workers = match Workers::spawn(log, apply, snapshots, &heard_sender) {
+    let applied = AppliedSignal::default();
+    let workers = match Workers::spawn(
+        log,
+        apply,
+        snapshots,
+        &heard_sender,
+        applied.clone(),
+        settings.busy_poll,
+    ) {
         Ok(workers) => workers,
         Err(source) => {
             let path = settings.data_dir;
@@ -305,27 +385,33 @@ async fn run<S: StateMachine>(
         Shown { status, watch: watch_sender, epoch, last_durable: raft_core::EntryId::ZERO };
     // The first turn publishes the recovered state before anybody can look.
     let mut out = driver.turn(BootClock.now(), [], &mut network);
-    let mut deadline = out.deadline;
+    let mut patience = Patience::of(&out);
     let mut end = carry_out(&mut out, &mut transport, &network, &workers, &mut shown);
     drop(started.send(Ok(handle)));
 
-    let mut ears = Ears { requests, heard, events, abandoned: false };
+    let mut ears = Ears {
+        requests,
+        heard,
+        events,
+        applied,
+        known_applied: Index::ZERO,
+        alarm: Alarm::new(),
+        poll: BusyPoll::new(settings.busy_poll),
+        abandoned: false,
+    };
     let mut batch = Batch { inputs: Vec::new(), credits: Vec::new(), panicked: None };
     let outcome = loop {
         if let Some(outcome) = end.take() {
             break outcome;
         }
-        let wait = deadline.map(|deadline| deadline.since(BootClock.now()));
-        ears.listen(wait, &mut batch).await;
+        ears.listen(&patience, &mut batch).await;
         if let Some(name) = batch.panicked {
             break Err(NodeError::Panicked(name));
         }
         let mut out = driver.turn(BootClock.now(), batch.inputs.drain(..), &mut network);
         batch.credits.clear();
-        deadline = out.deadline;
+        patience = Patience::of(&out);
         end = carry_out(&mut out, &mut transport, &network, &workers, &mut shown);
-        // Under load something always waits here: the connections' tasks on this thread get their turn too.
-        tokio::task::yield_now().await;
     };
     // In this order: nobody asks any more, peers are told, what was given to the threads is finished, the log closed.
     drop(ears);
@@ -367,6 +453,7 @@ fn carry_out<S: StateMachine>(
     for request in out.log.drain(..) {
         drop(workers.log.send(request));
     }
+    network.flush();
     for request in out.apply.drain(..) {
         drop(workers.apply.send(request));
     }

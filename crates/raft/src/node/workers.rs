@@ -8,11 +8,13 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{debug, error};
 
-use crate::apply::{ApplyRequest, ApplyWorker};
+use crate::apply::{ApplyCompletion, ApplyRequest, ApplyWorker};
 use crate::disk::StdDisk;
 use crate::error::NodeError;
 use crate::log::snapshot::SnapshotWorker;
 use crate::log::{LatchError, LogRequest, LogWorker};
+use crate::node::applied::AppliedSignal;
+use crate::node::busy_poll::BusyPoll;
 use crate::node::driver::{Input, SnapshotJob, run_snapshot_job};
 
 /// The log is sealed (decision 9) when nothing came for this long: a seal must not stand in the way of a write.
@@ -54,18 +56,20 @@ impl<S: StateMachine> Workers<S> {
         apply: ApplyWorker<S>,
         snapshots: SnapshotWorker<StdDisk>,
         heard: &UnboundedSender<Heard<S>>,
+        applied: AppliedSignal,
+        busy_poll: Duration,
     ) -> std::io::Result<Self> {
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let watchdog = |name| Watchdog { name, heard: heard.clone() };
         let idle = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let (log_requests, receiver) = unbounded_channel();
         let dog = watchdog("the log's thread");
-        let log_thread =
-            thread("raft-log").spawn(move || log_thread(log, &idle, receiver, &dog))?;
+        let log_thread = thread("raft-log")
+            .spawn(move || log_thread(log, &idle, receiver, BusyPoll::new(busy_poll), &dog))?;
         let (apply_requests, receiver) = unbounded_channel();
         let dog = watchdog("the apply thread");
         let apply_thread =
-            thread("raft-apply").spawn(move || apply_thread(apply, receiver, &dog))?;
+            thread("raft-apply").spawn(move || apply_thread(apply, receiver, &applied, &dog))?;
         let (snapshot_jobs, receiver) = unbounded_channel();
         let dog = watchdog("the snapshot thread");
         let snapshot_thread =
@@ -118,10 +122,13 @@ fn log_thread<S: StateMachine>(
     mut worker: LogWorker<StdDisk>,
     idle: &Runtime,
     mut requests: UnboundedReceiver<LogRequest>,
+    mut poll: BusyPoll,
     dog: &Watchdog<S>,
 ) -> Result<(), LatchError> {
     let mut sealed = true;
     loop {
+        poll.begin();
+        while poll.stays_awake() && requests.is_empty() {}
         let first = match pause(sealed, worker.waits_for_space()) {
             None => requests.blocking_recv(),
             Some(pause) => {
@@ -136,6 +143,7 @@ fn log_thread<S: StateMachine>(
             }
         };
         let Some(first) = first else { return worker.close() };
+        poll.end();
         sealed = false;
         let mut batch = vec![first];
         while let Ok(next) = requests.try_recv() {
@@ -168,11 +176,17 @@ fn deliver_log<S: StateMachine>(
 fn apply_thread<S: StateMachine>(
     mut worker: ApplyWorker<S>,
     mut requests: UnboundedReceiver<ApplyRequest<S>>,
+    applied: &AppliedSignal,
     dog: &Watchdog<S>,
 ) {
     let mut batch = Vec::new();
     while gather(&mut requests, &mut batch) {
         for completion in worker.handle(std::mem::take(&mut batch)) {
+            if let ApplyCompletion::Applied(index) = completion
+                && !applied.advance(index)
+            {
+                continue;
+            }
             if dog.heard.send(Ok(Input::Apply(completion))).is_err() {
                 debug!("the node stopped before applied entries were reported");
             }

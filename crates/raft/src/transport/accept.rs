@@ -238,7 +238,7 @@ async fn receive(
     tokio::select! {
         biased;
         () = stopped(&mut stop) => {
-            let mut writer = Writer::new(write);
+            let mut writer = Writer::new(Rc::new(write));
             // Whoever does not take it by then never does.
             timeout(FLUSH_TIMEOUT, flush(&hub, &mut writer, None)).await.ok();
         }

@@ -1,11 +1,12 @@
 //! One TCP connection: its options, whole frames off it, whole buffers onto it. Knows no protocol.
 
 use std::io;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use rustix::net::sockopt;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
@@ -114,22 +115,26 @@ fn take_frame(buffer: &mut BytesMut, bytes: usize) -> Bytes {
 /// Buffers onto a connection. The caller fills [`buffer`](Self::buffer) when it is empty.
 #[derive(Debug)]
 pub(super) struct Writer {
-    stream: OwnedWriteHalf,
+    stream: Rc<OwnedWriteHalf>,
     pub(super) buffer: BytesMut,
     written: usize,
 }
 
 impl Writer {
-    pub(super) fn new(stream: OwnedWriteHalf) -> Self {
+    pub(super) fn new(stream: Rc<OwnedWriteHalf>) -> Self {
         Self { stream, buffer: BytesMut::new(), written: 0 }
     }
 
     /// Writes what is left of the buffer and empties it. Cancelling keeps what is left.
     pub(super) async fn write(&mut self) -> io::Result<()> {
         while self.written < self.buffer.len() {
-            match self.stream.write(&self.buffer[self.written..]).await? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                written => self.written += written,
+            match self.stream.try_write(&self.buffer[self.written..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => self.written += written,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.stream.writable().await?;
+                }
+                Err(error) => return Err(error),
             }
         }
         self.buffer.clear();
@@ -138,8 +143,9 @@ impl Writer {
     }
 
     /// Ends the connection in this direction.
-    pub(super) async fn shutdown(&mut self) -> io::Result<()> {
-        self.stream.shutdown().await
+    pub(super) fn shutdown(&self) -> io::Result<()> {
+        let stream: &TcpStream = (*self.stream).as_ref();
+        Ok(rustix::net::shutdown(stream, rustix::net::Shutdown::Write)?)
     }
 }
 

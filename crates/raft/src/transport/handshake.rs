@@ -18,7 +18,7 @@ use std::fmt;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use hmac::{Hmac, KeyInit, Mac};
-use raft_core::{ClusterId, GroupId, NodeId};
+use raft_core::{ClusterId, GroupId, Membership, NodeId};
 use sha2::Sha256;
 
 use super::body;
@@ -234,9 +234,30 @@ impl Facts {
         self.epochs_seen.get(&peer).copied().unwrap_or(0)
     }
 
-    /// Whether messages with `peer` may be exchanged; `expects` is what each takes the other for.
-    fn admit(&self, peer: &Greeting, expects: Option<NodeId>) -> Result<(), Refused> {
-        let hello = &peer.hello;
+    /// Takes in who belongs to the cluster: the members of the configuration in force and of the *committed* one.
+    /// Who never again: those that the committed one has removed and neither contains. What is not committed may
+    /// still be undone, and a node on its way out of a joint configuration still belongs to it.
+    pub fn set_membership(&mut self, in_force: &Membership, committed: &Membership) {
+        let members = in_force.members().chain(committed.members());
+        self.members = members.map(|(node, _)| node).collect();
+        let removed = committed
+            .removed()
+            .iter()
+            .filter(|node| !committed.contains(**node) && !in_force.contains(**node));
+        self.removed = removed.copied().collect();
+    }
+
+    /// Whether messages may be exchanged with the node that says `hello`; `taken_for` is what that one takes this
+    /// node for, `expects` what this one takes it for.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn admit(
+        &self,
+        hello: &Hello,
+        taken_for: Option<NodeId>,
+        expects: Option<NodeId>,
+    ) -> Result<(), Refused> {
         if let (Some(ours), Some(theirs)) = (self.cluster, hello.cluster)
             && ours != theirs
         {
@@ -254,7 +275,7 @@ impl Facts {
                 format!("{} was removed from the cluster and may not return", hello.node),
             ));
         }
-        for (found, expected) in [(self.node, peer.expects), (hello.node, expects)] {
+        for (found, expected) in [(self.node, taken_for), (hello.node, expects)] {
             if let Some(expected) = expected
                 && found != expected
             {
@@ -482,7 +503,7 @@ impl Initiator {
                     let transcript = transcript(&self.ours, &greeting);
                     let secret = self.secret.as_ref();
                     check_proof(secret, LABEL_RESPONDER, &transcript, proof.as_ref())?;
-                    facts.admit(&greeting, self.ours.expects)?;
+                    facts.admit(&greeting.hello, greeting.expects, self.ours.expects)?;
                     let proof = secret.and_then(|it| it.prove(LABEL_INITIATOR, &transcript));
                     put_frame(out, self.sender, &HandshakeFrame::Proof(proof))?;
                     self.theirs = Some(greeting);
@@ -572,7 +593,7 @@ impl Responder {
                 (HandshakeFrame::Proof(proof), Some((theirs, transcript))) => {
                     let secret = self.secret.as_ref();
                     check_proof(secret, LABEL_INITIATOR, &transcript, proof.as_ref())?;
-                    facts.admit(&theirs, None)?;
+                    facts.admit(&theirs.hello, theirs.expects, None)?;
                     put_frame(out, self.sender, &HandshakeFrame::Welcome)?;
                     let Greeting { hello, stream, .. } = theirs;
                     return Ok(Some(Established { hello, stream, version }));

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use raft_core::{ClusterId, EntryId, LogIdentity, Membership, NodeId, Rng};
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::{Notify, broadcast, mpsc};
 
 use super::codec::{self, Sender};
@@ -187,13 +188,15 @@ pub(super) struct Outbox {
     wake: Notify,
     /// Whom the connection leads to, and for what.
     to: (NodeId, Stream),
+    /// The connection.
+    stream: Rc<OwnedWriteHalf>,
 }
 
 /// A write buffer that grew beyond this is given back to the allocator.
 const BUFFER_KEEP_BYTES: usize = 1 << 20;
 
 impl Outbox {
-    pub(super) fn new(node: NodeId, stream: Stream) -> Self {
+    pub(super) fn new(node: NodeId, stream: Stream, connection: Rc<OwnedWriteHalf>) -> Self {
         let bytes_max = match stream {
             Stream::Control => CONTROL_QUEUE_BYTES_MAX,
             Stream::Bulk => BULK_QUEUE_BYTES_MAX,
@@ -205,6 +208,7 @@ impl Outbox {
             overflowed: Cell::new(false),
             wake: Notify::new(),
             to: (node, stream),
+            stream: connection,
         }
     }
 
@@ -237,6 +241,21 @@ impl Outbox {
             hub.count(|stats| stats.sent += 1);
         }
         self.wake.notify_one();
+    }
+
+    /// Writes what waits at once, as far as the connection takes it; the writer, which has been woken, does the rest
+    /// and reports errors.
+    fn flush(&self) {
+        let mut frames = self.frames.borrow_mut();
+        // What the writer has taken comes first.
+        if self.writing.get() > 0 || frames.is_empty() {
+            return;
+        }
+        match self.stream.try_write(&frames) {
+            Ok(written) if written == frames.len() => frames.clear(),
+            Ok(written) => frames.advance(written),
+            Err(error) => tracing::trace!(to = ?self.to, %error, "left to the writer"),
+        }
     }
 
     /// Waits until there is something to write and swaps it into `buffer`, which must be empty. False: there
@@ -300,18 +319,17 @@ impl TcpNetwork {
         self.hub.facts.borrow_mut().epochs_seen.insert(peer, epoch);
     }
 
-    /// Who may connect as whom: the members of the configuration in force and of the *committed* one. Who never
-    /// again: those that the committed one has removed and neither contains. What is not committed may still be
-    /// undone, and a node on its way out of a joint configuration still belongs to it.
+    /// Who may connect as whom, and who never again ([`Facts::set_membership`]).
     pub fn set_membership(&self, in_force: &Membership, committed: &Membership) {
-        let mut facts = self.hub.facts.borrow_mut();
-        let members = in_force.members().chain(committed.members());
-        facts.members = members.map(|(node, _)| node).collect();
-        let removed = committed
-            .removed()
-            .iter()
-            .filter(|node| !committed.contains(**node) && !in_force.contains(**node));
-        facts.removed = removed.copied().collect();
+        self.hub.facts.borrow_mut().set_membership(in_force, committed);
+    }
+
+    /// Writes what [`send`](Network::send) has queued since the last turn of the connections' tasks, without waiting
+    /// for their next one.
+    pub fn flush(&self) {
+        for outbox in self.hub.routes.borrow().values() {
+            outbox.flush();
+        }
     }
 
     /// Closes every connection from and to `node`, without a goodbye. They may come back.

@@ -247,7 +247,10 @@ impl Link {
         let Connection { tcp, established, input } = connection;
         let stream = self.target.stream;
         let node = established.hello.node;
-        let outbox = Rc::new(Outbox::new(node, stream));
+        let (read, write) = tcp.into_split();
+        let write = Rc::new(write);
+        let outbox = Rc::new(Outbox::new(node, stream, Rc::clone(&write)));
+        let (reader, writer) = (FrameReader::new(read, input), Writer::new(write));
         if !self.hub.open_route(node, stream, &outbox) {
             // Two addresses lead to one node; the first has it.
             tracing::debug!(address = %self.target.address, peer = %node, %stream, "connected already");
@@ -261,7 +264,7 @@ impl Link {
         self.unreachable = false;
         self.target.connected.set(Some(node));
         tracing::info!(peer = %node, address = %self.target.address, %stream, "connected");
-        let end = self.exchange(tcp, &established, input, &outbox, stop).await;
+        let end = self.exchange(reader, writer, &established, &outbox, stop).await;
         self.target.connected.set(None);
         self.hub.close_route(node, stream);
         self.failures = if began.elapsed() >= SUCCESS { 0 } else { self.failures + 1 };
@@ -314,15 +317,12 @@ impl Link {
 
     async fn exchange(
         &self,
-        tcp: TcpStream,
+        mut reader: FrameReader,
+        mut writer: Writer,
         established: &Established,
-        input: BytesMut,
         outbox: &Outbox,
         stop: &mut watch::Receiver<bool>,
     ) -> End {
-        let (read, write) = tcp.into_split();
-        let mut reader = FrameReader::new(read, input);
-        let mut writer = Writer::new(write);
         let connected = || {
             self.hub.report(Event::Connected {
                 hello: established.hello.clone(),
@@ -397,5 +397,5 @@ pub(super) async fn flush(
     // It has no content: it fits.
     codec::encode(&mut writer.buffer, hub.sender(), &PeerMessage::Goodbye).ok();
     writer.write().await?;
-    writer.shutdown().await
+    writer.shutdown()
 }

@@ -126,6 +126,9 @@ impl<S: StateMachine> Driver<S> {
             // Of an earlier term nothing can be appended any more: there a refusal needs no memory.
             self.forwards.decided(term, from, &requests, attempt, outcome.is_ok());
         }
+        if outcome.is_ok() {
+            raft.hasten_commit(from);
+        }
         if let Err(refusal) = outcome {
             let refused = ForwardRefused { term: forward.term, attempt, requests, refusal };
             network.send(from, Stream::Control, PeerMessage::ForwardRefused(refused));

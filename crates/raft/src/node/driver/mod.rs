@@ -46,6 +46,9 @@ mod view;
 
 pub use ports::{Configurations, Input, Outputs, SnapshotDone, SnapshotJob, run_snapshot_job};
 
+/// Entries handed to the apply thread of which it need not be heard at once that they are applied.
+const APPLIED_UNHEARD_MAX: u64 = 1024;
+
 /// Work for the apply thread that waits behind a snapshot being opened.
 #[derive(Debug)]
 enum Deferred<S: StateMachine> {
@@ -77,7 +80,7 @@ pub struct Driver<S: StateMachine> {
     /// Peers to which what is sent on the control stream travels, and where they were dialled.
     connected: BTreeMap<NodeId, String>,
     /// Addresses of unknown nodes that have dialled this one: empty ones that want an answer.
-    callers: BTreeSet<String>,
+    callers: BTreeMap<String, NodeId>,
     /// Counts the changes of `callers`.
     callers_changed: u64,
     phase: Phase,
@@ -180,7 +183,7 @@ impl<S: StateMachine> Driver<S> {
             began: start.epoch,
             peer_epochs: BTreeMap::new(),
             connected: BTreeMap::new(),
-            callers: BTreeSet::new(),
+            callers: BTreeMap::new(),
             callers_changed: 0,
             phase: Phase::Forming,
             formation: None,
@@ -274,9 +277,13 @@ impl<S: StateMachine> Driver<S> {
                 self.note_epoch(hello.node, hello.epoch);
                 // Of two nodes of which one is empty each must be able to answer the other.
                 let strangers = hello.cluster.is_none() || self.formation.is_some();
-                // A member that has moved is answered at its new address, or it could never announce that.
-                if strangers || self.has_moved(&hello) {
-                    self.add_caller(hello.address);
+                // A member that has moved is answered at its new address, or it could never announce that. One that was
+                // added while this node was away may lead by now: without an answer it could never bring this one up
+                // to date.
+                if strangers || self.is_not_known_at(&hello) {
+                    self.add_caller(hello.address, hello.node);
+                } else {
+                    self.forget_caller(&hello.address);
                 }
             }
             Input::Disconnected { node, stream, hint } => {
@@ -327,11 +334,11 @@ impl<S: StateMachine> Driver<S> {
         self.view.connections_changed();
     }
 
-    fn has_moved(&self, hello: &Hello) -> bool {
-        let member = self.raft.as_ref().and_then(|raft| raft.membership().member(hello.node));
-        member
-            .and_then(|member| MemberInfo::decode(&member.info))
-            .is_some_and(|info| info.peer_address != hello.address)
+    fn is_not_known_at(&self, hello: &Hello) -> bool {
+        let Some(raft) = &self.raft else { return false };
+        let member = raft.membership().member(hello.node);
+        let info = member.and_then(|member| MemberInfo::decode(&member.info));
+        info.is_none_or(|info| info.peer_address != hello.address)
     }
 
     fn on_disconnected(&mut self, now: Time, node: NodeId, stream: Stream, hint: bool) {
@@ -345,9 +352,7 @@ impl<S: StateMachine> Driver<S> {
         if let Some(raft) = &mut self.raft {
             raft.peer_disconnected(now, node, hint);
         }
-        if let Some(address) = self.connected.remove(&node) {
-            self.remove_caller(&address);
-        }
+        self.connected.remove(&node);
         self.admins.forget_empty(node);
         self.view.connections_changed();
     }
@@ -410,6 +415,9 @@ impl<S: StateMachine> Driver<S> {
         self.publish(now);
         let mut out = std::mem::take(&mut self.out);
         out.deadline = self.deadline();
+        out.waits_for_apply = self.reads.any_confirmed()
+            || self.stopping.is_some()
+            || self.handed.since(self.applied) >= APPLIED_UNHEARD_MAX;
         out.epoch = self.epoch;
         if let Some(raft) = &self.raft {
             let index = raft.durable_index();

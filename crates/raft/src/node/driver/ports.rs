@@ -151,6 +151,9 @@ pub struct Outputs<S: StateMachine> {
     pub snapshot: Vec<SnapshotJob<S::Snapshot>>,
     /// When the next turn is due without any input.
     pub deadline: Option<Time>,
+    /// Something waits for entries to be applied: the next [`ApplyCompletion::Applied`] must not be kept until another
+    /// input comes.
+    pub waits_for_apply: bool,
     /// The node's state, when it changed.
     pub status: Option<Arc<Status>>,
     /// Whom to dial from now on, when that changed.
@@ -178,6 +181,7 @@ impl<S: StateMachine> Default for Outputs<S> {
             apply: Vec::new(),
             snapshot: Vec::new(),
             deadline: None,
+            waits_for_apply: false,
             status: None,
             dial: None,
             membership: None,

@@ -34,15 +34,12 @@ pub(super) struct View {
     /// Since when the list of members is as it was shown last; `None`: something of it has changed since.
     members_shown: Option<Time>,
     /// What the list of addresses to dial was made of last.
-    dial_made_of: Option<(u64, u64, u64, Option<NodeId>, bool)>,
-    /// Counts the changes of connections.
-    connections_changes: u64,
+    dial_made_of: Option<(u64, u64, bool)>,
 }
 
 impl View {
     pub(super) const fn connections_changed(&mut self) {
         self.members_shown = None;
-        self.connections_changes += 1;
     }
 
     /// True when a configuration is another one than before.
@@ -71,6 +68,7 @@ impl View {
 impl<S: StateMachine> Driver<S> {
     /// Compares everything that others see with what they saw last.
     pub(super) fn publish(&mut self, now: Time) {
+        let mut reconfigured = false;
         let status = match &self.raft {
             None => Status {
                 phase: self.phase.clone(),
@@ -81,6 +79,7 @@ impl<S: StateMachine> Driver<S> {
                 let membership = raft.membership();
                 if self.view.update(membership, raft.committed_membership()) {
                     self.out.membership.clone_from(&self.view.configurations);
+                    reconfigured = true;
                 }
                 let role = match raft.role() {
                     RoleKind::Follower if !membership.is_voter(self.node) => RoleName::Learner,
@@ -122,9 +121,10 @@ impl<S: StateMachine> Driver<S> {
             self.status = Arc::new(status);
             self.out.status = Some(Arc::clone(&self.status));
         }
-        let leader = self.leader_reached().map(|(leader, _)| leader);
-        let (callers, unseen) = (self.callers_changed, self.admins.unseen_changes());
-        let made_of = Some((callers, unseen, self.view.connections_changes, leader, self.ended));
+        if reconfigured {
+            self.forget_known_callers();
+        }
+        let made_of = Some((self.callers_changed, self.admins.unseen_changes(), self.ended));
         if made_of != self.view.dial_made_of {
             self.view.dial_made_of = made_of;
             let dial = self.dial_list();
@@ -191,17 +191,38 @@ impl<S: StateMachine> Driver<S> {
         }
     }
 
-    /// An unknown node wants to talk: it is dialled in return.
-    pub(super) fn add_caller(&mut self, address: String) {
-        if self.callers.len() < CALLERS_MAX && self.callers.insert(address) {
+    /// An unknown node wants to talk: it is dialled in return, also again when that connection breaks, because it says
+    /// so only once.
+    pub(super) fn add_caller(&mut self, address: String, node: NodeId) {
+        if self.callers.len() >= CALLERS_MAX && !self.callers.contains_key(&address) {
+            let gone = |node: &NodeId| !self.connected.contains_key(node);
+            let Some(victim) = self.callers.iter().find(|(_, node)| gone(node)) else { return };
+            let victim = victim.0.clone();
+            self.callers.remove(&victim);
+        }
+        if self.callers.insert(address, node) != Some(node) {
             self.callers_changed += 1;
         }
     }
 
-    pub(super) fn remove_caller(&mut self, address: &str) {
-        if self.callers.remove(address) {
+    /// Who is reached there is known by now.
+    pub(super) fn forget_caller(&mut self, address: &str) {
+        if self.callers.remove(address).is_some() {
             self.callers_changed += 1;
         }
+    }
+
+    /// Members at their addresses are dialled as such, and removed nodes not at all.
+    fn forget_known_callers(&mut self) {
+        let Some(Configurations { in_force, committed }) = &self.view.configurations else {
+            return;
+        };
+        let infos = &self.view.infos;
+        self.callers.retain(|address, node| {
+            let removed = committed.removed().contains(node) && !in_force.contains(*node);
+            !removed && infos.get(node).is_none_or(|info| info.peer_address != *address)
+        });
+        self.callers_changed += 1;
     }
 
     fn members(&self, raft: &raft_core::Raft) -> Arc<Vec<MemberStatus>> {
@@ -225,12 +246,6 @@ impl<S: StateMachine> Driver<S> {
         Arc::new(members.collect())
     }
 
-    /// The leader that is followed, and where it was reached.
-    fn leader_reached(&self) -> Option<(NodeId, &str)> {
-        let leader = self.raft.as_ref()?.leader()?;
-        Some((leader, self.connected.get(&leader)?.as_str()))
-    }
-
     /// Everyone in the configuration; those it was formed with or told about; those that want to come in.
     fn dial_list(&self) -> Vec<PeerAddress> {
         let mut dial: BTreeMap<&str, Option<NodeId>> = BTreeMap::new();
@@ -251,18 +266,9 @@ impl<S: StateMachine> Driver<S> {
             }
         }
         // Whoever waits for an answer there may be another node than the member that is known at that address: a
-        // wiped one must hear that it is. One that was added and has not formed yet is reached as the member it is:
-        // it may need a snapshot, which takes both streams.
-        for address in &self.callers {
-            let reached =
-                |node: &NodeId| self.connected.get(node).is_some_and(|known| known == address);
-            let slot = dial.entry(address).or_default();
-            *slot = slot.filter(reached);
-        }
-        // The leader that a new member follows may have joined after the configuration known here: snapshots are
-        // asked for on a stream of their own, which is dialled only where it is known who answers.
-        if let Some((leader, address)) = self.leader_reached() {
-            dial.insert(address, Some(leader));
+        // wiped one must hear that it is.
+        for (address, node) in &self.callers {
+            dial.insert(address, Some(*node));
         }
         dial.remove(self.info.peer_address.as_str());
         dial.into_iter()
