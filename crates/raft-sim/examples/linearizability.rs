@@ -12,7 +12,8 @@ use std::time::Instant;
 
 use raft_core::Rng;
 use raft_sim::linearizability::{
-    Answer, History, Key, Operation, Request, Response, Stored, Value, by_keys, by_revisions,
+    Answer, History, Key, Operation, Request, Response, Stored, Value, Verdict, by_keys,
+    by_revisions,
 };
 
 const CLIENTS: u64 = 60;
@@ -45,17 +46,14 @@ fn main() {
     report("by revisions, one stale read", &stale, by_revisions);
 }
 
-fn report(
-    what: &str,
-    history: &History,
-    check: impl Fn(&History) -> raft_sim::linearizability::Verdict,
-) {
+fn report(what: &str, history: &History, check: impl Fn(&History) -> Verdict) {
     let began = Instant::now();
     let verdict = check(history);
     let millis = began.elapsed().as_millis();
     let verdict = match verdict {
-        raft_sim::linearizability::Verdict::Violation(violation) => violation.explain(history),
-        other => format!("{other:?}"),
+        Verdict::Violation(violation) => violation.explain(history),
+        Verdict::Linearizable => "linearizable".to_owned(),
+        Verdict::Undecided { configurations } => format!("undecided after {configurations}"),
     };
     println!("{what}: {} operations in {millis} ms: {verdict}", history.operations.len());
 }
