@@ -189,7 +189,7 @@ pub enum Verdict {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Violation {
     /// What was seen until then is the shortest prefix that no order explains; without the answers of that moment
-    /// there is one.
+    /// there is one. Where only the witness contradicts the answers, when the last of the operations was answered.
     pub time: u64,
     /// Positions in the history of the operations that cannot be ordered, the latest answer first.
     pub operations: Vec<usize>,
