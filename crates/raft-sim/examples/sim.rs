@@ -1,5 +1,5 @@
 //! Runs seeds: `cargo run -p rusty-raft-sim --example sim -- --seeds 0..1000`, or `--seeds 17` for one. `--twice`
-//! runs each two times and compares. With `RUST_LOG=raft=debug` the members tell what they do.
+//! runs each two times and compares. Built with `--cfg mutants`, `MUTANT=3` turns deliberate bug 3 on. With `RUST_LOG=raft=debug` the members tell what they do.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -18,6 +18,10 @@ fn main() -> ExitCode {
         tracing_subscriber::fmt().with_env_filter(filter).without_time().with_ansi(false).init();
     }
     let twice = arguments.iter().any(|argument| argument == "--twice");
+    #[cfg(mutants)]
+    if let Some(number) = std::env::var("MUTANT").ok().and_then(|text| text.parse().ok()) {
+        raft_core::mutant::activate(number);
+    }
     let options = Options::default();
     let mut total = Report::default();
     let mut failed = 0;

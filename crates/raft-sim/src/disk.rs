@@ -219,6 +219,14 @@ impl SimDisk {
         self.with(|state| !state.fail_syncs.is_empty() || state.fail_journal.is_some())
     }
 
+    /// Nothing that was announced fails any more.
+    pub fn fail_no_more(&self) {
+        self.with(|state| {
+            state.fail_syncs.clear();
+            state.fail_journal = None;
+        });
+    }
+
     /// The sync of a directory after `skip` further ones fails, and from then on the file system can only be read,
     /// until power is lost: what a journalling file system does when its journal cannot be written.
     pub fn fail_journal(&self, skip: u64) {
