@@ -452,7 +452,10 @@ impl Raft {
         let transfer = leader.transfer.as_ref().map(|transfer| transfer.deadline);
         let heartbeat = (!leader.progress.is_empty()).then_some(leader.heartbeat_due);
         let notice = leader.notice_due;
-        [Some(self.quorum_lapse(leader)), stall, transfer, heartbeat, notice].into_iter().flatten().min()
+        [Some(self.quorum_lapse(leader)), stall, transfer, heartbeat, notice]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// When this leader will have been without a quorum for too long.

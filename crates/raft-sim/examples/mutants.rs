@@ -126,7 +126,10 @@ mod real {
         std::panic::set_hook(Box::new(|_| {}));
         let mut out = std::io::stdout();
         let mut survivors = 0;
-        drop(writeln!(out, "| # | bug | killed | median s | first seed | by |\n|---|---|---|---|---|---|"));
+        drop(writeln!(
+            out,
+            "| # | bug | killed | median s | first seed | by |\n|---|---|---|---|---|---|"
+        ));
         for (number, what) in ALL {
             if !chosen.is_empty() && !chosen.contains(&number) {
                 continue;

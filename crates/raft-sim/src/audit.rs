@@ -31,16 +31,17 @@ impl World {
         for (peer, progress) in leader.progress() {
             let index = progress.match_index();
             let process = self.nodes.get(&peer).and_then(|n| self.machines[*n].process.as_ref());
-            let (Some(process), Some(digest)) = (process, leader.digest_at(index)) else { continue };
+            let (Some(process), Some(digest)) = (process, leader.digest_at(index)) else {
+                continue;
+            };
             let same_term = process
                 .driver
                 .raft()
                 .is_some_and(|raft| raft.current_term() == leader.current_term());
             let log = process.log.log();
-            let held = log.digest_at(index).map_or_else(
-                || index <= log.status().compacted.index,
-                |found| found == digest,
-            );
+            let held = log
+                .digest_at(index)
+                .map_or_else(|| index <= log.status().compacted.index, |found| found == digest);
             assert!(
                 held || !same_term,
                 "I10: {} believes that {peer} has {index}, and it has not",

@@ -7,8 +7,8 @@ use raft::message::PeerMessage;
 use raft::node::entry_header::EntryHeader;
 use raft_core::invariants::Checker;
 use raft_core::{
-    AppendOutcome, ClusterId, Digest, Entry, EntryKind, HardState, Index, Membership, Message, NodeId,
-    Raft, RoleKind, SnapshotMeta, Term,
+    AppendOutcome, ClusterId, Digest, Entry, EntryKind, HardState, Index, Membership, Message,
+    NodeId, Raft, RoleKind, SnapshotMeta, Term,
 };
 
 use crate::model::{Answer, Model, Op};

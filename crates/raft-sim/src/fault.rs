@@ -61,7 +61,10 @@ impl World {
         let now = self.now;
         let Self { failing, machines, .. } = self;
         failing.retain(|machine, since| {
-            machines[*machine].disk.will_fail() || now - *since < FAILURE_ENDS
+            if machines[*machine].disk.will_fail() {
+                *since = now;
+            }
+            now - *since < FAILURE_ENDS
         });
         let runs = self.machines[machine].process.is_some();
         // Never more than one at a time: a disk that fails forgets what it was given.

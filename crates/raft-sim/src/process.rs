@@ -17,7 +17,9 @@ use raft::node::Settings;
 use raft::node::driver::{Driver, Input, SnapshotJob, Start};
 use raft::node::first_request;
 use raft::transport::{Facts, PeerAddress, RefusedReason};
-use raft_core::{EntryId, Incarnation, MemberId, Membership, NodeId, Rng, StateMachine as _, Time, mutant};
+use raft_core::{
+    EntryId, Incarnation, MemberId, Membership, NodeId, Rng, StateMachine as _, Time, mutant,
+};
 use raft_kv::Store;
 
 use crate::audit::AtRest;

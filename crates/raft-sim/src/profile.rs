@@ -19,7 +19,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { members: None, faulty: Duration::from_secs(5), audit_every: 50 }
+        Self { members: None, faulty: Duration::from_secs(5), audit_every: 1000 }
     }
 }
 

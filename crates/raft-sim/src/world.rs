@@ -7,8 +7,8 @@ use std::time::Duration;
 use raft::apply::ApplyRequest;
 use raft::error::NodeError;
 use raft::log::LogCompletion;
-use raft::message::PeerMessage;
 use raft::log::snapshot::SnapshotRequest;
+use raft::message::PeerMessage;
 use raft::node::driver::{Configurations, Input, Outputs, SnapshotJob, run_snapshot_job};
 use raft_core::{NodeId, Raft, Rng};
 use raft_kv::Store;
@@ -82,7 +82,7 @@ pub(crate) struct World {
     pub(crate) healed: bool,
     /// What a blown fuse means on each machine.
     pub(crate) fuses: BTreeMap<usize, Crash>,
-    /// Machines whose next stop by a failed disk is the world's doing, and since when.
+    /// Machines whose next stop by a failed disk is the world's doing, and when that was still to come.
     pub(crate) failing: BTreeMap<usize, u64>,
     pub(crate) operator: Operator,
     pub(crate) marks: Marks,

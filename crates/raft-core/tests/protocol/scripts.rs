@@ -304,7 +304,8 @@ impl Story {
         let millis = Duration::from_millis;
         let mut config = Config::new(id, millis(100), millis(200), millis(20));
         // A story is read best when everything is said as soon as it is known.
-        config.commit_notice_delay = millis(self.settings.get("commit_notice_delay").copied().unwrap_or(0));
+        config.commit_notice_delay =
+            millis(self.settings.get("commit_notice_delay").copied().unwrap_or(0));
         let number = |key: &str| {
             self.settings.get(key).map(|value| usize::try_from(*value).expect("a 64-bit machine"))
         };
