@@ -90,8 +90,11 @@ impl Raft {
         Ok(())
     }
 
-    /// Whether making `node` a voter now would not make the cluster wait for it.
+    /// Whether making `node` a voter now would not make the cluster wait for it: it lacks little, has answered
+    /// lately, and holds the configuration that names it. One that has stored nothing yet would know nobody after a
+    /// restart, and be counted all the same.
     fn is_caught_up(&self, node: NodeId) -> bool {
+        let named_at = self.configurations.current_index();
         let lag_max = self.config.promotion_lag_max;
         let last = self.log.last().index;
         let recent = self.config.election_timeout_max;
@@ -99,6 +102,7 @@ impl Raft {
         self.progress().any(|(peer, progress)| {
             peer == node
                 && progress.match_index().plus(lag_max) >= last
+                && progress.match_index() >= named_at
                 && now.since(progress.last_contact()) <= recent
         })
     }

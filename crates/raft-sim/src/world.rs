@@ -670,7 +670,7 @@ impl World {
     pub(crate) fn picture(&self) -> String {
         let mut text = String::new();
         for machine in &self.machines {
-            text += &format!("{} ", machine.address);
+            text += &format!("{} {} ", machine.address, machine.node());
             let Some(process) = &machine.process else {
                 text += "down\n";
                 continue;
@@ -686,6 +686,7 @@ impl World {
                     process.apply.applied(),
                     raft.log_start()
                 );
+                text += &format!("\n    {:?}", raft.membership());
                 for (peer, progress) in raft.progress() {
                     let (matched, next) = (progress.match_index(), progress.next_index());
                     let state = progress.state();

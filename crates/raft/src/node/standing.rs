@@ -77,17 +77,16 @@ impl Gate {
         &self.verdict
     }
 
-    /// Whom to ask now; nobody before the time for it.
-    pub fn ask(&mut self, now: Time) -> Vec<NodeId> {
+    /// Whom to ask now; nobody before the time for it. `connected` are asked besides the members known here: all of
+    /// those may be gone, and whoever is there knows who came after them.
+    pub fn ask(&mut self, now: Time, connected: impl Iterator<Item = NodeId>) -> Vec<NodeId> {
         if now < self.next_ask || self.verdict != Verdict::Open {
             return Vec::new();
         }
         self.next_ask = now.after(ASK_INTERVAL);
-        self.membership
-            .members()
-            .map(|(node, _)| node)
-            .filter(|n| !self.confirmed.contains(n))
-            .collect()
+        let known: BTreeSet<NodeId> =
+            self.membership.members().map(|(node, _)| node).chain(connected).collect();
+        known.difference(&self.confirmed).copied().collect()
     }
 
     /// When [`ask`](Self::ask) wants to be called.
