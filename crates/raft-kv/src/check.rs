@@ -6,7 +6,8 @@ use crate::error::KvError;
 use crate::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::proto::etcdserverpb::request_op::Request;
 use crate::proto::etcdserverpb::{
-    CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+    CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, PutRequest, RangeRequest, RequestOp,
+    TxnRequest,
 };
 
 /// etcd's default for the most operations (and comparisons) of one transaction.
@@ -18,6 +19,17 @@ pub const TXN_DEPTH_MAX: usize = 16;
 /// The longest key and value together, in bytes: what surely fits into one blob of a snapshot. The
 /// server's limit on requests is lower (1.5 MiB unless configured).
 pub const KEY_VALUE_BYTES_MAX: usize = 8 << 20;
+
+/// The longest lease, in seconds, as in etcd.
+pub const LEASE_TTL_MAX: i64 = 9_000_000_000;
+
+/// Checks a [`LeaseGrantRequest`].
+///
+/// # Errors
+/// More seconds than [`LEASE_TTL_MAX`].
+pub const fn check_lease_grant(request: &LeaseGrantRequest) -> Result<(), KvError> {
+    if request.ttl > LEASE_TTL_MAX { Err(KvError::LeaseTtlTooLarge) } else { Ok(()) }
+}
 
 /// Checks a [`RangeRequest`].
 ///

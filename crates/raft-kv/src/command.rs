@@ -6,14 +6,16 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
-use raft_core::DecodeError;
+use raft_core::{DecodeError, Term};
 
 use crate::proto::etcdserverpb::{
-    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
-    PutResponse, TxnRequest, TxnResponse,
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse,
+    LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeRequest, LeaseRevokeResponse, PutRequest,
+    PutResponse, RangeRequest, RangeResponse, TxnRequest, TxnResponse,
 };
-use crate::proto::raftkv::CommandV1;
 use crate::proto::raftkv::command_v1::Kind;
+use crate::proto::raftkv::{CommandV1, Expiry, LeaseExpire, LeaseRenew};
+use crate::store::lease::LeaseState;
 
 /// The first byte of every command.
 const VERSION: u8 = 1;
@@ -48,6 +50,31 @@ impl Command {
     #[must_use]
     pub const fn compact(request: CompactionRequest) -> Self {
         Self { kind: Kind::Compact(request) }
+    }
+
+    /// Makes a lease of the id and the seconds that the request names; whoever proposes chooses both.
+    #[must_use]
+    pub const fn lease_grant(request: LeaseGrantRequest) -> Self {
+        Self { kind: Kind::LeaseGrant(request) }
+    }
+
+    /// Ends a lease and deletes its keys.
+    #[must_use]
+    pub const fn lease_revoke(request: LeaseRevokeRequest) -> Self {
+        Self { kind: Kind::LeaseRevoke(request) }
+    }
+
+    /// Renews leases.
+    #[must_use]
+    pub const fn lease_renew(ids: Vec<i64>) -> Self {
+        Self { kind: Kind::LeaseRenew(LeaseRenew { ids }) }
+    }
+
+    /// Ends leases whose time ran out while this member led in `term`: what
+    /// [`LeaseClock::over`](crate::LeaseClock::over) says.
+    #[must_use]
+    pub const fn lease_expire(term: Term, leases: Vec<Expiry>) -> Self {
+        Self { kind: Kind::LeaseExpire(LeaseExpire { term: term.0, leases }) }
     }
 }
 
@@ -90,4 +117,34 @@ pub enum Response {
     Txn(TxnResponse),
     /// To [`Command::compact`].
     Compact(CompactionResponse),
+    /// To [`Command::lease_grant`].
+    LeaseGrant(LeaseGrantResponse),
+    /// To [`Command::lease_revoke`].
+    LeaseRevoke(LeaseRevokeResponse),
+    /// To [`Command::lease_renew`]: the seconds of each, 0 for one that does not exist.
+    LeaseRenew(Vec<i64>),
+    /// To [`Command::lease_expire`]: those that ended.
+    LeaseExpire(Vec<i64>),
+}
+
+/// A question about the state.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Query {
+    /// Read a range.
+    Range(RangeRequest),
+    /// What is known of a lease.
+    Lease(i64),
+    /// Which leases there are.
+    Leases,
+}
+
+/// The answer to a [`Query`].
+#[derive(Clone, PartialEq, Debug)]
+pub enum Answer {
+    /// To [`Query::Range`].
+    Range(RangeResponse),
+    /// To [`Query::Lease`]; `None` when there is no such lease.
+    Lease(Option<LeaseState>),
+    /// To [`Query::Leases`]: their ids in order.
+    Leases(Vec<i64>),
 }

@@ -32,6 +32,10 @@ pub enum KvError {
     FutureRevision,
     /// The lease does not exist.
     LeaseNotFound,
+    /// A lease of this id exists.
+    LeaseExists,
+    /// A lease for more seconds than [`LEASE_TTL_MAX`](crate::LEASE_TTL_MAX).
+    LeaseTtlTooLarge,
 }
 
 /// The gRPC status codes that go with a [`KvError`]. The numbers are gRPC's.
@@ -43,7 +47,9 @@ pub enum Code {
     InvalidArgument = 3,
     /// Something named in the request does not exist.
     NotFound = 5,
-    /// A revision outside what is kept.
+    /// Not in this state.
+    FailedPrecondition = 9,
+    /// A revision outside what is kept, or a number that is too large.
     OutOfRange = 11,
 }
 
@@ -60,7 +66,8 @@ impl KvError {
             | Self::DuplicateKey
             | Self::InvalidSortOption
             | Self::RequestTooLarge => Code::InvalidArgument,
-            Self::Compacted | Self::FutureRevision => Code::OutOfRange,
+            Self::Compacted | Self::FutureRevision | Self::LeaseTtlTooLarge => Code::OutOfRange,
+            Self::LeaseExists => Code::FailedPrecondition,
             Self::LeaseNotFound => Code::NotFound,
         }
     }
@@ -80,6 +87,8 @@ impl KvError {
             Self::Compacted => "etcdserver: mvcc: required revision has been compacted",
             Self::FutureRevision => "etcdserver: mvcc: required revision is a future revision",
             Self::LeaseNotFound => "etcdserver: requested lease not found",
+            Self::LeaseExists => "etcdserver: lease already exists",
+            Self::LeaseTtlTooLarge => "etcdserver: too large lease TTL",
         }
     }
 }

@@ -6,14 +6,19 @@ mod check;
 mod command;
 mod error;
 mod key_range;
+mod lease_clock;
 mod reader;
 mod store;
+pub mod watch;
 
 pub use check::{
-    KEY_VALUE_BYTES_MAX, TXN_DEPTH_MAX, TXN_OPS_MAX, check_compact, check_delete, check_put,
-    check_range, check_txn,
+    KEY_VALUE_BYTES_MAX, LEASE_TTL_MAX, TXN_DEPTH_MAX, TXN_OPS_MAX, check_compact, check_delete,
+    check_lease_grant, check_put, check_range, check_txn,
 };
-pub use command::{Command, Response};
+pub use command::{Answer, Command, Query, Response};
 pub use error::{Code, KvError};
-pub use reader::{Events, PinnedReader, Reader, is_read_only};
+pub use lease_clock::LeaseClock;
+pub use proto::raftkv::Expiry;
+pub use reader::{Events, PinnedReader, Publications, Reader, is_read_only};
+pub use store::lease::{LeaseChange, LeaseChanges, LeaseRecord, LeaseState};
 pub use store::{Picture, Store};

@@ -1,8 +1,10 @@
 //! Reading beside the apply thread.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use arc_swap::{ArcSwap, Guard};
+use atomic_waker::AtomicWaker;
 use bytes::Bytes;
 
 use crate::check::{check_range, check_txn};
@@ -100,12 +102,34 @@ impl Reader {
         Ok(self.range(&request)?.kvs.pop())
     }
 
+    /// The version that `kv`, which an event carries, replaced: `None` when there was none, or it is forgotten.
+    #[must_use]
+    pub fn previous(&self, kv: &KeyValue) -> Option<KeyValue> {
+        if kv.create_revision == kv.mod_revision {
+            // A tombstone has no revision of creation, so this is a key's first version.
+            return None;
+        }
+        let data = self.data();
+        let at = kv.mod_revision - 1;
+        if at < data.compact_revision() {
+            return None;
+        }
+        let found = data.newest(&kv.key, at).filter(|version| version.live.is_some());
+        // What was read is whole only if no compaction has overtaken it.
+        found.filter(|_| data.horizon() <= at).map(|version| version.key_value())
+    }
+
     /// What happened from revision `from` on, oldest first, in whole revisions: as many as fit into
-    /// `events_max` events, and at least one.
+    /// `events_max` events and `bytes_max` bytes of keys and values, and at least one.
     ///
     /// # Errors
     /// [`KvError::Compacted`] when `from` is below the compact revision.
-    pub fn events(&self, from: i64, events_max: usize) -> Result<Events, KvError> {
+    pub fn events(
+        &self,
+        from: i64,
+        events_max: usize,
+        bytes_max: usize,
+    ) -> Result<Events, KvError> {
         let data = self.data();
         let revision = data.revision();
         if from < data.compact_revision() {
@@ -114,6 +138,7 @@ impl Reader {
         let mut events: Vec<Event> = Vec::new();
         let mut next = revision.saturating_add(1).max(from);
         let mut whole = 0;
+        let mut bytes = 0_usize;
         for version in data.history_from(Revision::first_of(from.max(0))) {
             let main = version.revision.main;
             if main > revision {
@@ -125,7 +150,8 @@ impl Reader {
             if begins {
                 whole = events.len();
             }
-            if events.len() >= events_max && whole > 0 {
+            bytes = bytes.saturating_add(version.len());
+            if (events.len() >= events_max || bytes > bytes_max) && whole > 0 {
                 // This revision does not fit any more.
                 events.truncate(whole);
                 next = main;
@@ -213,5 +239,28 @@ impl PinnedReader {
         let mut request = request.clone();
         request.revision = 0;
         view.range(&request)
+    }
+}
+
+/// Wakes one task when something was published. Made by [`Store::publications`](crate::Store::publications).
+#[derive(Debug)]
+pub struct Publications {
+    reader: Reader,
+    waker: Arc<AtomicWaker>,
+}
+
+impl Publications {
+    pub(crate) const fn new(reader: Reader, waker: Arc<AtomicWaker>) -> Self {
+        Self { reader, waker }
+    }
+
+    /// Ready once revision `revision` is published.
+    pub fn poll(&mut self, context: &Context<'_>, revision: i64) -> Poll<()> {
+        if self.reader.revision() >= revision {
+            return Poll::Ready(());
+        }
+        // Registered before looking again, so that nothing slips between.
+        self.waker.register(context.waker());
+        if self.reader.revision() >= revision { Poll::Ready(()) } else { Poll::Pending }
     }
 }

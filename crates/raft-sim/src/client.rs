@@ -13,7 +13,7 @@ use raft_kv::proto::etcdserverpb::{
     Compare, DeleteRangeRequest, PutRequest, RangeRequest, RangeResponse, RequestOp,
     ResponseHeader, TxnRequest,
 };
-use raft_kv::{Command, KvError, Response};
+use raft_kv::{Answer as Found, Command, KvError, Query, Response};
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
@@ -107,11 +107,14 @@ pub(crate) fn answer(response: &Response) -> Answer {
             }
         }
         Response::Compact(compact) => Answer::Put { revision: revision(compact.header.as_ref()) },
+        Response::LeaseGrant(grant) => Answer::Put { revision: revision(grant.header.as_ref()) },
+        Response::LeaseRevoke(revoke) => Answer::Put { revision: revision(revoke.header.as_ref()) },
+        Response::LeaseRenew(_) | Response::LeaseExpire(_) => Answer::Put { revision: -1 },
     }
 }
 
 type Written = Result<Result<Response, KvError>, ProposeError>;
-type Ranged = Result<Result<RangeResponse, KvError>, ReadError>;
+type Ranged = Result<Result<Found, KvError>, ReadError>;
 
 /// What a client waits for.
 #[derive(Debug)]
@@ -203,7 +206,7 @@ impl World {
             }
             (Op::Read { key }, None) if !barrier => {
                 let (waiter, answer) = oneshot::channel();
-                let query = range(*key);
+                let query = Query::Range(range(*key));
                 let asks = NodeRequest::Query { query, linearizable: true, waiter };
                 (asks, Waiting::Read(*key, answer))
             }
@@ -243,11 +246,11 @@ impl World {
                     Err(error) => self.nothing(machine, request.asked, error),
                 },
                 Waiting::Read(key, answer) => match answer.try_recv() {
-                    Ok(Ok(Ok(response))) => {
+                    Ok(Ok(Ok(Found::Range(response)))) => {
                         self.oracle.read(*key, floor, &read_answer(&response));
                         true
                     }
-                    Ok(Ok(Err(error))) => panic!("a read of key {key} fails: {error:?}"),
+                    Ok(Ok(other)) => panic!("a read of key {key} answers {other:?}"),
                     Ok(Err(_)) => true,
                     Err(error) => self.nothing(machine, request.asked, error),
                 },

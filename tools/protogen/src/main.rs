@@ -39,7 +39,7 @@ const HEALTH: &str = "health.proto";
 const SHARED_PACKAGES: [&str; 5] = ["mvccpb", "authpb", "etcdserverpb", "v3lockpb", "v3electionpb"];
 
 /// The services that tests and the command line call as a client.
-const CLIENTS: [&str; 4] = ["KV", "Cluster", "Maintenance", "Health"];
+const CLIENTS: [&str; 6] = ["KV", "Watch", "Lease", "Cluster", "Maintenance", "Health"];
 
 fn main() -> Result<()> {
     let check = match env::args().nth(1).as_deref() {

@@ -90,6 +90,11 @@ impl Version {
         self.live.is_some() && newer.is_none_or(|newer| newer.revision.main > at)
     }
 
+    /// The bytes of key and value.
+    pub(crate) fn len(&self) -> usize {
+        self.key.len() + self.live.as_ref().map_or(0, |live| live.value.len())
+    }
+
     /// What the version adds to the logical size.
     pub(crate) fn weight(&self) -> u64 {
         let value = self.live.as_ref().map_or(0, |live| live.value.len());

@@ -6,6 +6,7 @@
 
 mod compact;
 pub(crate) mod data;
+pub(crate) mod lease;
 pub(crate) mod read;
 mod segment;
 mod snapshot;
@@ -14,15 +15,16 @@ mod write;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use atomic_waker::AtomicWaker;
 use raft_core::{ApplyContext, Digest, SnapshotError, SnapshotSource, StateMachine};
 
-use crate::command::{Command, Response};
+use crate::command::{Answer, Command, Query, Response};
 use crate::error::KvError;
-use crate::proto::etcdserverpb::{RangeRequest, RangeResponse};
 use crate::proto::raftkv::command_v1::Kind;
-use crate::reader::Reader;
+use crate::reader::{Publications, Reader};
 use compact::{Garbage, Sweep};
 use data::{Data, FIRST_REVISION, NEVER_COMPACTED};
+use lease::Leases;
 use read::View;
 use snapshot::Layout;
 
@@ -63,6 +65,9 @@ pub struct Store {
     logical_size: u64,
     garbage: Garbage,
     sweep: Sweep,
+    leases: Leases,
+    /// Whoever waits for new revisions.
+    publications: Arc<AtomicWaker>,
     /// The segments of the newest snapshot that was written, so that the next one need not find them again.
     layout: Arc<ArcSwapOption<Layout>>,
     /// What segments are cut by; [`SEGMENT_BYTES`].
@@ -89,6 +94,8 @@ impl Store {
             logical_size: 0,
             garbage: Garbage::new(NEVER_COMPACTED),
             sweep: Sweep::new(NEVER_COMPACTED),
+            leases: Leases::default(),
+            publications: Arc::new(AtomicWaker::new()),
             layout: Arc::new(ArcSwapOption::empty()),
             segment_bytes: segment_bytes.clamp(1, SEGMENT_BYTES),
         }
@@ -98,6 +105,12 @@ impl Store {
     #[must_use]
     pub fn reader(&self) -> Reader {
         Reader::new(self.published.clone())
+    }
+
+    /// What wakes a task when new revisions are published: one task, the newest that asks.
+    #[must_use]
+    pub fn publications(&self) -> Publications {
+        Publications::new(self.reader(), Arc::clone(&self.publications))
     }
 
     /// The newest revision.
@@ -125,12 +138,6 @@ impl Store {
     pub fn versions_in_memory(&self) -> usize {
         self.data.len()
     }
-
-    /// Whether a lease exists. There are none yet.
-    #[expect(clippy::unused_self, reason = "leases will be part of the state")]
-    const fn lease_exists(&self, _lease: i64) -> bool {
-        false
-    }
 }
 
 impl Default for Store {
@@ -142,28 +149,44 @@ impl Default for Store {
 impl StateMachine for Store {
     type Command = Command;
     type Response = Result<Response, KvError>;
-    type Query = RangeRequest;
-    type Answer = Result<RangeResponse, KvError>;
+    type Query = Query;
+    type Answer = Result<Answer, KvError>;
     type Snapshot = Picture;
 
-    fn apply(&mut self, _context: ApplyContext, command: Command) -> Result<Response, KvError> {
+    fn apply(&mut self, context: ApplyContext, command: Command) -> Result<Response, KvError> {
         match command.kind {
             Kind::Put(request) => self.put(&request).map(Response::Put),
             Kind::DeleteRange(request) => self.delete_range(&request).map(Response::DeleteRange),
             Kind::Txn(request) => self.txn(&request).map(Response::Txn),
             Kind::Compact(request) => self.compact(&request).map(Response::Compact),
+            Kind::LeaseGrant(request) => self.lease_grant(&request).map(Response::LeaseGrant),
+            Kind::LeaseRevoke(request) => self.lease_revoke(&request).map(Response::LeaseRevoke),
+            Kind::LeaseRenew(request) => Ok(Response::LeaseRenew(self.lease_renew(&request.ids))),
+            Kind::LeaseExpire(request) => {
+                Ok(Response::LeaseExpire(self.lease_expire(context.id.term, &request)))
+            }
         }
     }
 
     fn flush(&mut self) {
         let revisions = self.revision - self.data.revision();
         self.data.publish(self.revision, self.compact_revision, self.logical_size);
+        if revisions > 0 {
+            self.publications.wake();
+        }
         self.compact_some(revisions);
+        self.leases.flush();
     }
 
-    fn query(&self, query: RangeRequest) -> Result<RangeResponse, KvError> {
-        crate::check::check_range(&query)?;
-        self.view().range(&query)
+    fn query(&self, query: Query) -> Result<Answer, KvError> {
+        match query {
+            Query::Range(request) => {
+                crate::check::check_range(&request)?;
+                self.view().range(&request).map(Answer::Range)
+            }
+            Query::Lease(id) => Ok(Answer::Lease(self.lease_state(id))),
+            Query::Leases => Ok(Answer::Leases(self.leases.table.keys().copied().collect())),
+        }
     }
 
     fn snapshot(&self) -> Picture {
@@ -177,11 +200,13 @@ impl StateMachine for Store {
         self.logical_size = restored.logical_size;
         self.garbage = restored.garbage;
         self.sweep = Sweep::new(restored.compact_revision);
+        self.leases.replace(restored.leases);
         // A picture that is still being written must not leave its segments here.
         self.layout = Arc::new(ArcSwapOption::empty());
         self.data = Arc::new(restored.data);
         self.data.publish(self.revision, self.compact_revision, self.logical_size);
         self.published.store(self.data.clone());
+        self.publications.wake();
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! Revision segments: the blobs of a snapshot. Version 1, which must decode for ever.
+//! The blobs of a snapshot: revision segments, leases, a head.
 //!
 //! A segment holds consecutive versions in the order of their revisions. All integers are LEB128 varints
 //! unless drawn with a width; `bytes` is a length and that many bytes.
@@ -7,20 +7,28 @@
 //! segment:   "RKVS" | version u8 = 1 | entry …
 //! entry:     main (first entry) or main - previous main | sub | flags u8 (bit 0: tombstone) | key bytes
 //!            unless tombstone: mod main - create_revision | version | lease as u64 | value bytes
-//! head:      "RKVH" | version u8 = 1 | revision | compact_revision + 1 | logical size | segments | versions
+//! leases:    "RKVL" | version u8 = 1 | lease …, at most 65,536
+//! lease:     id as u64 | seconds as u64 | renewals
+//! head:      "RKVH" | version u8 = 2 | revision | compact_revision + 1 | logical size | segments | versions
+//!            | lease blobs | leases
 //! ```
 //!
-//! A snapshot is its segments, in order, and the head. Blobs are named by their digest and checked by
+//! A snapshot is its segments, in order, its leases in order of id, and the head. Which keys a lease has is said by
+//! the keys. Blobs are named by their digest and checked by
 //! whoever stores them, so there is no checksum here.
 
 use bytes::{BufMut, Bytes};
 use raft_core::SnapshotError;
 
 use crate::store::data::{Live, Revision, Version};
+use crate::store::lease::LeaseRecord;
 
 const SEGMENT_MAGIC: &[u8; 4] = b"RKVS";
+const LEASES_MAGIC: &[u8; 4] = b"RKVL";
 const HEAD_MAGIC: &[u8; 4] = b"RKVH";
-const FORMAT_VERSION: u8 = 1;
+const SEGMENT_VERSION: u8 = 1;
+const LEASES_VERSION: u8 = 1;
+const HEAD_VERSION: u8 = 2;
 const TOMBSTONE: u8 = 1;
 
 /// Where segments end: a function of their content, so that all members cut alike and a compaction changes
@@ -63,7 +71,7 @@ impl SegmentWriter {
     pub(super) fn push(&mut self, version: &Version) {
         if self.out.is_empty() {
             self.out.put_slice(SEGMENT_MAGIC);
-            self.out.put_u8(FORMAT_VERSION);
+            self.out.put_u8(SEGMENT_VERSION);
             self.previous_main = 0;
         }
         put_positive(&mut self.out, version.revision.main - self.previous_main);
@@ -95,7 +103,7 @@ impl SegmentWriter {
 
 /// Reads one segment: versions in strictly ascending order, each sound by itself.
 pub(super) fn decode_segment(content: &[u8]) -> Result<Vec<Version>, SnapshotError> {
-    let mut input = Input::new(content, SEGMENT_MAGIC, "segment")?;
+    let mut input = Input::new(content, SEGMENT_MAGIC, SEGMENT_VERSION, "segment")?;
     let mut versions = Vec::new();
     let mut previous = Revision::ZERO;
     while !input.rest.is_empty() {
@@ -137,6 +145,36 @@ fn decode_version(input: &mut Input<'_>, previous_main: i64) -> Result<Version, 
     Ok(Version { revision: Revision { main, sub }, key, live })
 }
 
+/// The most leases of one blob.
+pub(super) const BLOB_LEASES_MAX: usize = 1 << 16;
+
+/// Writes one blob of leases.
+pub(super) fn encode_leases(leases: &[LeaseRecord]) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.put_slice(LEASES_MAGIC);
+    out.put_u8(LEASES_VERSION);
+    for LeaseRecord { id, ttl, renewals } in leases {
+        put_varint(&mut out, id.cast_unsigned());
+        put_varint(&mut out, ttl.cast_unsigned());
+        put_varint(&mut out, *renewals);
+    }
+    out
+}
+
+/// Reads one blob of leases.
+pub(super) fn decode_leases(content: &[u8]) -> Result<Vec<LeaseRecord>, SnapshotError> {
+    let mut input = Input::new(content, LEASES_MAGIC, LEASES_VERSION, "list of leases")?;
+    let mut leases = Vec::new();
+    while !input.rest.is_empty() {
+        leases.push(LeaseRecord {
+            id: input.varint()?.cast_signed(),
+            ttl: input.varint()?.cast_signed(),
+            renewals: input.varint()?,
+        });
+    }
+    Ok(leases)
+}
+
 /// The last blob of a snapshot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Head {
@@ -147,29 +185,37 @@ pub(super) struct Head {
     pub(super) segments: u64,
     /// How many versions they hold together.
     pub(super) versions: u64,
+    /// How many blobs of leases come after them.
+    pub(super) lease_blobs: u64,
+    /// How many leases those hold together.
+    pub(super) leases: u64,
 }
 
 impl Head {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         out.put_slice(HEAD_MAGIC);
-        out.put_u8(FORMAT_VERSION);
+        out.put_u8(HEAD_VERSION);
         put_positive(&mut out, self.revision);
         put_positive(&mut out, self.compact_revision + 1);
         put_varint(&mut out, self.logical_size);
         put_varint(&mut out, self.segments);
         put_varint(&mut out, self.versions);
+        put_varint(&mut out, self.lease_blobs);
+        put_varint(&mut out, self.leases);
         out
     }
 
     pub(super) fn decode(content: &[u8]) -> Result<Self, SnapshotError> {
-        let mut input = Input::new(content, HEAD_MAGIC, "head")?;
+        let mut input = Input::new(content, HEAD_MAGIC, HEAD_VERSION, "head")?;
         let head = Self {
             revision: input.positive()?,
             compact_revision: input.positive()? - 1,
             logical_size: input.varint()?,
             segments: input.varint()?,
             versions: input.varint()?,
+            lease_blobs: input.varint()?,
+            leases: input.varint()?,
         };
         if !input.rest.is_empty() {
             return Err(undecodable("the head is longer than it should be"));
@@ -206,14 +252,19 @@ struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
-    fn new(content: &'a [u8], magic: &[u8; 4], what: &str) -> Result<Self, SnapshotError> {
+    fn new(
+        content: &'a [u8],
+        magic: &[u8; 4],
+        known: u8,
+        what: &str,
+    ) -> Result<Self, SnapshotError> {
         let rest = content
             .strip_prefix(magic)
             .ok_or_else(|| undecodable(&format!("a blob is no {what}")))?;
         match rest.split_first() {
-            Some((&FORMAT_VERSION, rest)) => Ok(Self { rest }),
+            Some((&version, rest)) if version == known => Ok(Self { rest }),
             Some((version, _)) => Err(undecodable(&format!(
-                "the {what} has format version {version}; this program knows {FORMAT_VERSION}"
+                "the {what} has format version {version}; this program knows {known}"
             ))),
             None => Err(undecodable(&format!("the {what} ends early"))),
         }

@@ -11,7 +11,11 @@ use raft_core::{BlobId, Digest, Snapshot, SnapshotError, SnapshotSink, SnapshotS
 use crate::store::Store;
 use crate::store::compact::Garbage;
 use crate::store::data::{Data, FIRST_REVISION, Pin, Revision, Version};
-use crate::store::segment::{Cut, Head, SegmentWriter, decode_segment, undecodable};
+use crate::store::lease::{Lease, LeaseRecord};
+use crate::store::segment::{
+    BLOB_LEASES_MAX, Cut, Head, SegmentWriter, decode_leases, decode_segment, encode_leases,
+    undecodable,
+};
 
 /// The store at one applied index. Nothing that it needs is removed from memory while it lives.
 #[derive(Debug)]
@@ -22,6 +26,7 @@ pub struct Picture {
     revision: i64,
     compact_revision: i64,
     logical_size: u64,
+    leases: Vec<LeaseRecord>,
     cut: Cut,
     layout: Arc<ArcSwapOption<Layout>>,
 }
@@ -49,6 +54,7 @@ impl Picture {
             revision: store.revision,
             compact_revision: store.compact_revision,
             logical_size: store.logical_size,
+            leases: store.leases.records(),
             cut: Cut { average: store.segment_bytes },
             layout,
         }
@@ -92,6 +98,8 @@ impl Snapshot for Picture {
             logical_size: self.logical_size,
             segments: 0,
             versions: 0,
+            lease_blobs: 0,
+            leases: u64::try_from(self.leases.len()).unwrap_or(u64::MAX),
         };
         let mut writer = SegmentWriter::default();
         let mut first = Revision::ZERO;
@@ -122,6 +130,10 @@ impl Snapshot for Picture {
         if writer.versions > 0 {
             finish(&writer, &mut head, sink)?;
         }
+        for leases in self.leases.chunks(BLOB_LEASES_MAX) {
+            head.lease_blobs += 1;
+            put(&encode_leases(leases), sink)?;
+        }
         sink.put(&head.encode())?;
         drop(versions);
         self.layout.store(Some(Arc::new(layout)));
@@ -137,7 +149,11 @@ fn finish(
 ) -> Result<BlobId, SnapshotError> {
     head.segments += 1;
     head.versions += writer.versions;
-    let content = writer.content();
+    put(writer.content(), sink)
+}
+
+/// Puts a blob into the sink, unless it is there from an earlier snapshot.
+fn put(content: &[u8], sink: &mut dyn SnapshotSink) -> Result<BlobId, SnapshotError> {
     let id = BlobId::of(content);
     if sink.reuse(id)? { Ok(id) } else { sink.put(content) }
 }
@@ -164,6 +180,7 @@ pub(super) struct Restored {
     pub(super) compact_revision: i64,
     pub(super) logical_size: u64,
     pub(super) garbage: Garbage,
+    pub(super) leases: BTreeMap<i64, Lease>,
 }
 
 /// Reads a whole snapshot, its segments in parallel.
@@ -172,22 +189,25 @@ pub(super) fn load(source: &dyn SnapshotSource) -> Result<Restored, SnapshotErro
         return Err(undecodable("the snapshot is empty"));
     };
     let head = Head::decode(&source.read(last)?)?;
-    if usize::try_from(head.segments) != Ok(last) {
+    let blobs = u64::try_from(last).unwrap_or(u64::MAX);
+    if head.segments.checked_add(head.lease_blobs) != Some(blobs) {
         return Err(undecodable("the number of segments is not what the head says"));
     }
+    let lease_blobs = usize::try_from(head.lease_blobs).unwrap_or(usize::MAX);
+    let segments = last.saturating_sub(lease_blobs);
     let data = Data::new();
     let next = AtomicUsize::new(0);
     let worker = || -> Result<Vec<Loaded>, SnapshotError> {
         let mut loaded = Vec::new();
         loop {
             let position = next.fetch_add(1, Ordering::Relaxed);
-            if position >= last {
+            if position >= segments {
                 return Ok(loaded);
             }
             loaded.push(load_segment(source, position, &data)?);
         }
     };
-    let workers = std::thread::available_parallelism().map_or(1, NonZero::get).min(last);
+    let workers = std::thread::available_parallelism().map_or(1, NonZero::get).min(segments);
     let loaded = std::thread::scope(|scope| {
         // This thread is one of the workers.
         let others: Vec<_> = (1..workers).map(|_| scope.spawn(worker)).collect();
@@ -199,7 +219,8 @@ pub(super) fn load(source: &dyn SnapshotSource) -> Result<Restored, SnapshotErro
         Ok::<_, SnapshotError>(all)
     })?;
     check_order(loaded, &head)?;
-    let (logical_size, garbage) = account(&data, &head)?;
+    let leases = load_leases(source, segments..last, &head)?;
+    let (logical_size, garbage, leases) = account(&data, &head, leases)?;
     if logical_size != head.logical_size {
         return Err(undecodable("the logical size is not what the head says"));
     }
@@ -209,7 +230,30 @@ pub(super) fn load(source: &dyn SnapshotSource) -> Result<Restored, SnapshotErro
         compact_revision: head.compact_revision,
         logical_size,
         garbage,
+        leases,
     })
+}
+
+fn load_leases(
+    source: &dyn SnapshotSource,
+    positions: std::ops::Range<usize>,
+    head: &Head,
+) -> Result<BTreeMap<i64, Lease>, SnapshotError> {
+    let mut leases = BTreeMap::new();
+    let mut last = None;
+    for position in positions {
+        for LeaseRecord { id, ttl, renewals } in decode_leases(&source.read(position)?)? {
+            if id == 0 || last.is_some_and(|last| last >= id) {
+                return Err(undecodable("the leases' ids do not ascend"));
+            }
+            last = Some(id);
+            leases.insert(id, Lease { ttl, renewals, ..Lease::default() });
+        }
+    }
+    if u64::try_from(leases.len()) != Ok(head.leases) {
+        return Err(undecodable("the number of leases is not what the head says"));
+    }
+    Ok(leases)
 }
 
 /// A segment whose versions are in the maps.
@@ -262,8 +306,12 @@ fn check_order(mut loaded: Vec<Loaded>, head: &Head) -> Result<(), SnapshotError
     Ok(())
 }
 
-/// Derives the logical size and what future compactions will free of it.
-fn account(data: &Data, head: &Head) -> Result<(u64, Garbage), SnapshotError> {
+/// Derives the logical size, what future compactions will free of it, and the keys of the leases.
+fn account(
+    data: &Data,
+    head: &Head,
+    mut leases: BTreeMap<i64, Lease>,
+) -> Result<(u64, Garbage, BTreeMap<i64, Lease>), SnapshotError> {
     check_whole(data, head)?;
     let mut garbage = Garbage::new(head.compact_revision);
     let mut logical_size = 0_u64;
@@ -276,8 +324,15 @@ fn account(data: &Data, head: &Head) -> Result<(u64, Garbage), SnapshotError> {
         }
         logical_size = logical_size.saturating_add(version.weight());
         garbage.add_version(&version, newer.as_deref());
+        let lease = version.live.as_ref().map_or(0, |live| live.lease);
+        if newer.is_none() && lease != 0 {
+            let Some(lease) = leases.get_mut(&lease) else {
+                return Err(undecodable("a key belongs to a lease that does not exist"));
+            };
+            lease.keys.insert(version.key.clone());
+        }
     }
-    Ok((logical_size, garbage))
+    Ok((logical_size, garbage, leases))
 }
 
 /// Checks that history has no hole: from the compact revision on every revision left something.

@@ -53,7 +53,7 @@ impl Store {
 
     /// What a put needs of the state as it is before the whole command.
     fn check_put_state(&self, request: &PutRequest) -> Result<(), KvError> {
-        if request.lease != 0 && !self.lease_exists(request.lease) {
+        if request.lease != 0 && !self.leases.contains(request.lease) {
             return Err(KvError::LeaseNotFound);
         }
         if request.ignore_value || request.ignore_lease {
@@ -110,19 +110,19 @@ impl Branches {
 }
 
 /// The writes of one command: all at the revision after the present one.
-struct Writes<'a> {
+pub(super) struct Writes<'a> {
     store: &'a mut Store,
     /// The sub-revision of the next write.
     next_sub: u32,
 }
 
 impl<'a> Writes<'a> {
-    const fn begin(store: &'a mut Store) -> Self {
+    pub(super) const fn begin(store: &'a mut Store) -> Self {
         Self { store, next_sub: 0 }
     }
 
     /// The revision exists only if something was written.
-    fn commit(self) {
+    pub(super) fn commit(self) {
         if self.next_sub > 0 {
             self.store.revision += 1;
         }
@@ -165,6 +165,7 @@ impl<'a> Writes<'a> {
             lease,
         };
         let key = before.as_ref().map_or_else(|| own(&request.key), |version| version.key.clone());
+        self.store.leases.reattach(&key, live_before.map_or(0, |live| live.lease), lease);
         let prev_kv = match &before {
             Some(version) if request.prev_kv && version.live.is_some() => Some(version.key_value()),
             _ => None,
@@ -182,9 +183,7 @@ impl<'a> Writes<'a> {
             std::ops::ControlFlow::Continue(())
         });
         for version in &found {
-            let revision = self.take_revision();
-            let tombstone = Version { revision, key: version.key.clone(), live: None };
-            self.store.append(Some(version), tombstone);
+            self.bury(version);
         }
         let prev_kvs: Vec<KeyValue> = if request.prev_kv {
             found.iter().map(|version| version.key_value()).collect()
@@ -196,6 +195,23 @@ impl<'a> Writes<'a> {
             deleted: i64::try_from(found.len()).unwrap_or(i64::MAX),
             prev_kvs,
         }
+    }
+
+    /// Deletes one key, if it is there.
+    pub(super) fn delete(&mut self, key: &Bytes) {
+        let newest = self.store.data.newest(key, self.write_revision());
+        if let Some(version) = newest.filter(|version| version.live.is_some()) {
+            self.bury(&version);
+        }
+    }
+
+    /// Ends the life of a key whose newest version this is.
+    fn bury(&mut self, version: &Version) {
+        let lease = version.live.as_ref().map_or(0, |live| live.lease);
+        self.store.leases.reattach(&version.key, lease, 0);
+        let revision = self.take_revision();
+        let tombstone = Version { revision, key: version.key.clone(), live: None };
+        self.store.append(Some(version), tombstone);
     }
 
     fn txn(&mut self, request: &TxnRequest, branches: &Branches) -> Result<TxnResponse, KvError> {

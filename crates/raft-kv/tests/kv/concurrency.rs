@@ -54,7 +54,7 @@ fn read_on(reader: &Reader, done: &AtomicBool, newest_answered: &AtomicI64) {
                 Err(error) => assert_eq!(error, KvError::Compacted),
             }
         }
-        match reader.events((seen - 5).max(2), 3 * ACCOUNTS) {
+        match reader.events((seen - 5).max(2), 3 * ACCOUNTS, usize::MAX) {
             Ok(events) => {
                 assert_eq!(events.events.len() % ACCOUNTS, 0, "a revision comes whole");
                 assert!(events.events.len() <= 3 * ACCOUNTS);

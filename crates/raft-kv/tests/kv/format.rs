@@ -10,7 +10,7 @@ use raft_core::{
 use raft_kv::proto::etcdserverpb::compare::TargetUnion;
 use raft_kv::proto::etcdserverpb::request_op::Request;
 use raft_kv::proto::etcdserverpb::*;
-use raft_kv::{Command, Store};
+use raft_kv::{Command, Expiry, Store};
 
 use crate::common::{apply, compact, delete, put};
 
@@ -49,6 +49,10 @@ fn commands() -> Vec<(&'static str, Command)> {
         (DELETE, Command::delete_range(delete_request)),
         (TXN, Command::txn(txn)),
         (COMPACT, Command::compact(CompactionRequest { revision: 300, physical: true })),
+        (GRANT, Command::lease_grant(LeaseGrantRequest { ttl: 60, id: 7 })),
+        (REVOKE, Command::lease_revoke(LeaseRevokeRequest { id: 7 })),
+        (RENEW, Command::lease_renew(vec![7, -1])),
+        (EXPIRE, Command::lease_expire(raft_core::Term(3), vec![Expiry { id: 7, renewals: 300 }])),
     ]
 }
 
@@ -56,6 +60,10 @@ const PUT: &str = "010a0e0a016b1201761805200128013001";
 const DELETE: &str = "0112080a01611201621801";
 const TXN: &str =
     "011a250a0d080310021a016b30078204016c1210120e0a016b12017618052001280130011a022200";
+const GRANT: &str = "012a04083c1007";
+const REVOKE: &str = "0132020807";
+const RENEW: &str = "013a120a100700000000000000ffffffffffffffff";
+const EXPIRE: &str = "0142100803120c09070000000000000010ac02";
 const COMPACT: &str = "01220508ac021001";
 
 #[test]
@@ -83,7 +91,7 @@ fn a_command_of_another_version_or_kind_is_refused_with_a_reason() {
     assert!(damaged.0.starts_with("the key-value command is damaged"), "{damaged}");
 }
 
-/// Two lives of a key, a tombstone, a transaction's worth of one revision, a compaction.
+/// Two lives of a key, a tombstone, a transaction's worth of one revision, a compaction, two leases.
 fn small_store() -> Store {
     let mut store = Store::new();
     for command in [
@@ -98,6 +106,9 @@ fn small_store() -> Store {
             prev_kv: false,
         }),
         compact(4),
+        Command::lease_grant(LeaseGrantRequest { id: 7, ttl: 60 }),
+        Command::lease_grant(LeaseGrantRequest { id: -1, ttl: 300 }),
+        Command::lease_renew(vec![7, 7, 8]),
     ] {
         apply(&mut store, command).unwrap();
     }
@@ -105,19 +116,21 @@ fn small_store() -> Store {
 }
 
 const SEGMENT: &str = "524b565301030000016200010001320100000161020200013301000101620100000162000100013401000101610001010162";
-const HEAD: &str = "524b564801070589030106";
+const LEASES: &str = "524b564c01ffffffffffffffffff01ac0200073c02";
+const HEAD: &str = "524b5648020705890301060102";
 
 #[test]
-fn snapshots_of_version_1_are_written_and_read_as_ever() {
+fn snapshots_are_written_and_read_as_ever() {
     let store = small_store();
     let mut snapshot = MemorySnapshot::default();
     store.snapshot().write(&mut snapshot).unwrap();
     let blobs: Vec<_> =
         (0..snapshot.blobs().len()).map(|i| hex(&snapshot.read(i).unwrap())).collect();
-    assert_eq!(blobs, [SEGMENT, HEAD]);
+    assert_eq!(blobs, [SEGMENT, LEASES, HEAD]);
 
     let mut golden = MemorySnapshot::default();
     golden.put(&unhex(SEGMENT)).unwrap();
+    golden.put(&unhex(LEASES)).unwrap();
     golden.put(&unhex(HEAD)).unwrap();
     let mut restored = Store::new();
     restored.restore(&golden).unwrap();
@@ -134,25 +147,47 @@ fn restore(blobs: &[Vec<u8>]) -> Result<Store, SnapshotError> {
     store.restore(&snapshot).map(|()| store)
 }
 
+/// The same lease twice.
+fn leased(leases: &[u8]) -> Vec<u8> {
+    let last = &leases[leases.len() - 3..];
+    [&leases[..5], last, last].concat()
+}
+
 #[test]
 fn a_snapshot_that_makes_no_sense_is_refused_with_a_reason() {
-    let (segment, head) = (unhex(SEGMENT), unhex(HEAD));
+    let (segment, leases, head) = (unhex(SEGMENT), unhex(LEASES), unhex(HEAD));
     let newer = |blob: &[u8]| {
         let mut blob = blob.to_vec();
-        blob[4] = 2;
+        blob[4] = 9;
         blob
     };
     for (blobs, reason) in [
         (vec![], "the snapshot is empty"),
         (vec![segment.clone()], "a blob is no head"),
         (vec![head.clone()], "the number of segments is not what the head says"),
-        (vec![head.clone(), head.clone()], "a blob is no segment"),
-        (vec![segment[..segment.len() - 1].to_vec(), head.clone()], "a blob ends early"),
+        (vec![head.clone(), leases.clone(), head.clone()], "a blob is no segment"),
+        (vec![segment.clone(), segment.clone(), head.clone()], "a blob is no list of leases"),
         (
-            vec![newer(&segment), head.clone()],
-            "the segment has format version 2; this program knows 1",
+            vec![segment[..segment.len() - 1].to_vec(), leases.clone(), head.clone()],
+            "a blob ends early",
         ),
-        (vec![segment, newer(&head)], "the head has format version 2; this program knows 1"),
+        (
+            vec![newer(&segment), leases.clone(), head.clone()],
+            "the segment has format version 9; this program knows 1",
+        ),
+        (
+            vec![segment.clone(), newer(&leases), head.clone()],
+            "the list of leases has format version 9; this program knows 1",
+        ),
+        (
+            vec![segment.clone(), leases[..leases.len() - 3].to_vec(), head.clone()],
+            "the number of leases is not what the head says",
+        ),
+        (vec![segment.clone(), leased(&leases), head.clone()], "the leases' ids do not ascend"),
+        (
+            vec![segment, leases, newer(&head)],
+            "the head has format version 9; this program knows 2",
+        ),
     ] {
         let error = restore(&blobs).err();
         let expected = format!("key-value store: {reason}");
@@ -210,14 +245,15 @@ proptest! {
             apply(&mut small_store(), command).ok();
         }
         let with_magic = |magic: &[u8]| [magic, &[1], &bytes[..]].concat();
-        restore(&[with_magic(b"RKVS"), with_magic(b"RKVH")]).ok();
-        restore(&[with_magic(b"RKVS"), unhex(HEAD)]).ok();
-        restore(&[unhex(SEGMENT), with_magic(b"RKVH")]).ok();
+        restore(&[with_magic(b"RKVS"), with_magic(b"RKVL"), with_magic(b"RKVH")]).ok();
+        restore(&[with_magic(b"RKVS"), unhex(LEASES), unhex(HEAD)]).ok();
+        restore(&[unhex(SEGMENT), with_magic(b"RKVL"), unhex(HEAD)]).ok();
+        restore(&[unhex(SEGMENT), unhex(LEASES), with_magic(b"RKVH")]).ok();
     }
 
     #[test]
     fn mutated_bytes_never_panic(
-        which in 0..4_usize,
+        which in 0..8_usize,
         changes in vec((any::<usize>(), any::<u8>()), 0..4),
         head_changes in vec((any::<usize>(), any::<u8>()), 0..2),
         cut in proptest::option::weighted(0.2, any::<usize>()),
@@ -228,7 +264,9 @@ proptest! {
         }
         let segment = mutate(unhex(SEGMENT), &changes, cut);
         let head = mutate(unhex(HEAD), &head_changes, None);
-        if let Ok(mut store) = restore(&[segment, head]) {
+        let leases = mutate(unhex(LEASES), &head_changes, None);
+        restore(&[unhex(SEGMENT), leases, unhex(HEAD)]).ok();
+        if let Ok(mut store) = restore(&[segment, unhex(LEASES), head]) {
             // What was accepted behaves like a store.
             for key in ["a", "b"] {
                 apply(&mut store, put(key, "new")).unwrap();

@@ -9,3 +9,4 @@ mod model;
 mod property;
 mod rules;
 mod snapshot;
+mod watch;

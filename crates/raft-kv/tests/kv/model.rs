@@ -1,7 +1,7 @@
 //! The same store, written as naively as possible: a list of everything that was ever written, read from
 //! the beginning for every question.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use raft_kv::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
@@ -10,7 +10,9 @@ use raft_kv::proto::etcdserverpb::request_op::Request;
 use raft_kv::proto::etcdserverpb::response_op::Response as OpResponse;
 use raft_kv::proto::etcdserverpb::*;
 use raft_kv::proto::mvccpb::{Event, KeyValue, event::EventType};
-use raft_kv::{KvError, check_delete, check_put, check_range, check_txn};
+use raft_kv::{
+    Expiry, KvError, LeaseState, check_delete, check_lease_grant, check_put, check_range, check_txn,
+};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
@@ -18,6 +20,8 @@ pub(crate) struct Model {
     history: Vec<(i64, Bytes, Option<KeyValue>)>,
     pub(crate) revision: i64,
     pub(crate) compact_revision: i64,
+    /// Seconds and number of renewals. Which keys a lease has, the keys say.
+    leases: BTreeMap<i64, (i64, u64)>,
 }
 
 fn header(revision: i64) -> Option<ResponseHeader> {
@@ -34,7 +38,7 @@ fn in_range(key: &[u8], start: &[u8], end: &[u8]) -> bool {
 
 impl Model {
     pub(crate) fn new() -> Self {
-        Self { history: Vec::new(), revision: 1, compact_revision: -1 }
+        Self { history: Vec::new(), revision: 1, compact_revision: -1, leases: BTreeMap::new() }
     }
 
     /// Everything present at a revision.
@@ -144,6 +148,76 @@ impl Model {
         Ok(CompactionResponse { header: header(self.revision) })
     }
 
+    pub(crate) fn grant(
+        &mut self,
+        request: &LeaseGrantRequest,
+    ) -> Result<LeaseGrantResponse, KvError> {
+        check_lease_grant(request)?;
+        if request.id == 0 {
+            return Err(KvError::LeaseNotFound);
+        }
+        if self.leases.contains_key(&request.id) {
+            return Err(KvError::LeaseExists);
+        }
+        self.leases.insert(request.id, (request.ttl, 0));
+        Ok(LeaseGrantResponse {
+            header: header(self.revision),
+            id: request.id,
+            ttl: request.ttl,
+            error: String::new(),
+        })
+    }
+
+    pub(crate) fn revoke(&mut self, id: i64) -> Result<LeaseRevokeResponse, KvError> {
+        let keys = self.lease_keys(id);
+        self.leases.remove(&id).ok_or(KvError::LeaseNotFound)?;
+        for key in &keys {
+            self.history.push((self.revision + 1, key.clone(), None));
+        }
+        self.revision += i64::from(!keys.is_empty());
+        Ok(LeaseRevokeResponse { header: header(self.revision) })
+    }
+
+    pub(crate) fn renew(&mut self, ids: &[i64]) -> Vec<i64> {
+        let mut renew = |id| match self.leases.get_mut(id) {
+            Some((ttl, renewals)) => {
+                *renewals += 1;
+                *ttl
+            }
+            None => 0,
+        };
+        ids.iter().map(&mut renew).collect()
+    }
+
+    pub(crate) fn expire(&mut self, in_its_term: bool, leases: &[Expiry]) -> Vec<i64> {
+        let mut ended = Vec::new();
+        for Expiry { id, renewals } in leases.iter().filter(|_| in_its_term) {
+            if self.leases.get(id).is_some_and(|lease| lease.1 == *renewals) {
+                self.revoke(*id).unwrap();
+                ended.push(*id);
+            }
+        }
+        ended
+    }
+
+    pub(crate) fn lease(&self, id: i64) -> Option<LeaseState> {
+        let (ttl, _) = self.leases.get(&id)?;
+        Some(LeaseState { ttl: *ttl, keys: self.lease_keys(id).into_iter().collect() })
+    }
+
+    pub(crate) fn leases(&self) -> Vec<i64> {
+        self.leases.keys().copied().collect()
+    }
+
+    pub(crate) fn renewals(&self, id: i64) -> u64 {
+        self.leases.get(&id).map_or(0, |lease| lease.1)
+    }
+
+    fn lease_keys(&self, id: i64) -> BTreeSet<Bytes> {
+        let present = self.present(self.revision).into_values();
+        present.filter(|kv| kv.lease == id).map(|kv| kv.key).collect()
+    }
+
     pub(crate) fn events(&self, from: i64) -> Result<Vec<Event>, KvError> {
         if from < self.compact_revision {
             return Err(KvError::Compacted);
@@ -189,7 +263,7 @@ impl Model {
     }
 
     fn check_put(&self, request: &PutRequest) -> Result<(), KvError> {
-        if request.lease != 0 {
+        if request.lease != 0 && !self.leases.contains_key(&request.lease) {
             return Err(KvError::LeaseNotFound);
         }
         let there = self.present(self.revision).contains_key(&request.key);
@@ -210,6 +284,9 @@ impl Model {
         kv.mod_revision = revision;
         if !request.ignore_value {
             kv.value = request.value.clone();
+        }
+        if !request.ignore_lease {
+            kv.lease = request.lease;
         }
         self.history.push((revision, kv.key.clone(), Some(kv)));
         let prev_kv = before.filter(|_| request.prev_kv);

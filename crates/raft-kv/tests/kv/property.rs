@@ -7,7 +7,7 @@ use raft_core::StateMachine;
 use raft_kv::proto::etcdserverpb::compare::TargetUnion;
 use raft_kv::proto::etcdserverpb::request_op::Request;
 use raft_kv::proto::etcdserverpb::*;
-use raft_kv::{Command, Response, Store};
+use raft_kv::{Answer, Command, Expiry, Query, Response, Store};
 
 use crate::common::{apply, everything, restored};
 use crate::model::Model;
@@ -19,6 +19,11 @@ enum Step {
     Txn(TxnRequest),
     Compact(CompactionRequest),
     Range(RangeRequest),
+    Grant(LeaseGrantRequest),
+    Revoke(i64),
+    Renew(Vec<i64>),
+    /// The leases, how many renewals the leader missed, whether it still leads.
+    Expire(Vec<i64>, u64, bool),
     /// The store goes on from its own snapshot.
     Restore,
     /// A second store is made of a snapshot and must stay equal from then on.
@@ -49,7 +54,7 @@ fn flag() -> impl Strategy<Value = bool> {
 
 fn put() -> impl Strategy<Value = PutRequest> {
     let value = prop_oneof![4 => "[a-c]{0,3}", 1 => Just(String::new())].prop_map(Bytes::from);
-    let lease = prop_oneof![20 => Just(0), 1 => Just(7)];
+    let lease = prop_oneof![8 => Just(0), 4 => lease()];
     let rare = prop::bool::weighted(0.1);
     (key(), value, lease, flag(), rare, rare).prop_map(
         |(key, value, lease, prev_kv, ignore_value, ignore_lease)| PutRequest {
@@ -61,6 +66,16 @@ fn put() -> impl Strategy<Value = PutRequest> {
             ignore_lease,
         },
     )
+}
+
+fn lease() -> impl Strategy<Value = i64> {
+    prop::sample::select(vec![7, 8, -9, i64::MAX])
+}
+
+fn grant() -> impl Strategy<Value = LeaseGrantRequest> {
+    let ttl = prop_oneof![8 => 1..100_i64, 1 => Just(9_000_000_001)];
+    let id = prop_oneof![12 => lease(), 1 => Just(0)];
+    (id, ttl).prop_map(|(id, ttl)| LeaseGrantRequest { id, ttl })
 }
 
 fn delete() -> impl Strategy<Value = DeleteRangeRequest> {
@@ -169,6 +184,11 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..40_i64, flag())
             .prop_map(|(revision, physical)| Step::Compact(CompactionRequest { revision, physical })),
         8 => range().prop_map(Step::Range),
+        6 => grant().prop_map(Step::Grant),
+        2 => lease().prop_map(Step::Revoke),
+        2 => vec(lease(), 0..4).prop_map(Step::Renew),
+        3 => (vec(lease(), 0..4), prop_oneof![3 => Just(0), 1 => Just(1)], prop::bool::weighted(0.8))
+            .prop_map(|(ids, missed, leads)| Step::Expire(ids, missed, leads)),
         1 => Just(Step::Restore),
         1 => Just(Step::Fork),
         2 => (1..8_usize).prop_map(Step::Slice),
@@ -194,7 +214,35 @@ fn model_apply(
         Step::Compact(request) => {
             Some((Command::compact(*request), model.compact(request).map(Response::Compact)))
         }
+        Step::Grant(request) => {
+            Some((Command::lease_grant(*request), model.grant(request).map(Response::LeaseGrant)))
+        }
+        Step::Revoke(id) => Some((
+            Command::lease_revoke(LeaseRevokeRequest { id: *id }),
+            model.revoke(*id).map(Response::LeaseRevoke),
+        )),
+        Step::Renew(ids) => {
+            let ttls = model.renew(ids);
+            Some((Command::lease_renew(ids.clone()), Ok(Response::LeaseRenew(ttls))))
+        }
+        Step::Expire(ids, missed, leads) => {
+            let expiry = |id: &i64| Expiry {
+                id: *id,
+                renewals: model.renewals(*id) - missed.min(&model.renewals(*id)),
+            };
+            let leases: Vec<Expiry> = ids.iter().map(expiry).collect();
+            let ended = model.expire(*leads, &leases);
+            let term = raft_core::Term(if *leads { 1 } else { 2 });
+            Some((Command::lease_expire(term, leases), Ok(Response::LeaseExpire(ended))))
+        }
         Step::Range(_) | Step::Restore | Step::Fork | Step::Slice(_) => None,
+    }
+}
+
+fn check_leases(store: &Store, model: &Model) {
+    assert_eq!(store.query(Query::Leases), Ok(Answer::Leases(model.leases())));
+    for id in [0, 7, 8, -9, i64::MAX] {
+        assert_eq!(store.query(Query::Lease(id)), Ok(Answer::Lease(model.lease(id))));
     }
 }
 
@@ -204,7 +252,7 @@ fn check_history(store: &Store, model: &Model) {
     for at in 1..=model.revision + 1 {
         let request = everything(at);
         assert_eq!(reader.range(&request), model.range(&request), "at {at}");
-        let events = reader.events(at, usize::MAX).map(|events| events.events);
+        let events = reader.events(at, usize::MAX, usize::MAX).map(|events| events.events);
         assert_eq!(events, model.events(at), "events from {at}");
     }
 }
@@ -233,8 +281,9 @@ proptest! {
             match step {
                 Step::Range(request) => {
                     let expected = model.range(&request);
-                    prop_assert_eq!(&store.query(request.clone()), &expected);
                     prop_assert_eq!(&store.reader().range(&request), &expected);
+                    let answer = expected.map(Answer::Range);
+                    prop_assert_eq!(&store.query(Query::Range(request)), &answer);
                 }
                 Step::Restore => {
                     let digest = store.digest();
@@ -245,10 +294,18 @@ proptest! {
                 Step::Slice(budget) => {
                     store.compact_slice(budget);
                 }
-                Step::Put(_) | Step::Delete(_) | Step::Txn(_) | Step::Compact(_) => {}
+                Step::Put(_)
+                | Step::Delete(_)
+                | Step::Txn(_)
+                | Step::Compact(_)
+                | Step::Grant(_)
+                | Step::Revoke(_)
+                | Step::Renew(_)
+                | Step::Expire(..) => {}
             }
         }
         check_history(&store, &model);
+        check_leases(&store, &model);
         if let Some(fork) = fork {
             prop_assert_eq!(fork.digest(), store.digest());
             prop_assert_eq!(fork.logical_size(), store.logical_size());
@@ -257,6 +314,7 @@ proptest! {
         let fresh = restored(&store, 256);
         prop_assert_eq!(fresh.digest(), store.digest());
         check_history(&fresh, &model);
+        check_leases(&fresh, &model);
         while store.compact_slice(usize::MAX) {}
         check_history(&store, &model);
         // What is left in memory is exactly what the snapshot holds.

@@ -130,7 +130,7 @@ fn a_key_that_is_made_again_begins_a_new_life() {
 fn a_tombstone_is_an_event_with_key_and_revision_only() {
     let mut store = store_with(&["a"]);
     apply(&mut store, delete("a")).unwrap();
-    let events = store.reader().events(3, 10).unwrap();
+    let events = store.reader().events(3, 10, usize::MAX).unwrap();
     assert_eq!(events.next, 4);
     let expected = KeyValue { key: "a".into(), mod_revision: 3, ..KeyValue::default() };
     assert_eq!(events.events.len(), 1);
@@ -392,7 +392,7 @@ fn a_range_is_deleted_in_one_revision_and_returned_when_asked() {
     assert_eq!((response.deleted, response.header.unwrap().revision), (2, 5));
     let before: Vec<_> = response.prev_kvs.iter().map(|kv| kv.mod_revision).collect();
     assert_eq!(before, [2, 3]);
-    let events = store.reader().events(5, 10).unwrap().events;
+    let events = store.reader().events(5, 10, usize::MAX).unwrap().events;
     assert!(events.iter().all(|event| event.kv.as_ref().unwrap().mod_revision == 5));
 }
 
@@ -421,7 +421,7 @@ fn all_writes_of_a_txn_share_one_revision_and_keep_their_order() {
     let ops = vec![put_op("b", "1"), delete_op("c", ""), put_op("a", "2")];
     let response = run(&mut store, txn(vec![], ops, vec![])).unwrap();
     assert_eq!(response.header.unwrap().revision, 3);
-    let events = store.reader().events(3, 10).unwrap().events;
+    let events = store.reader().events(3, 10, usize::MAX).unwrap().events;
     let order: Vec<_> = events.into_iter().map(|event| event.kv.unwrap().key).collect();
     assert_eq!(order, ["b", "c", "a"]);
 }
@@ -680,10 +680,10 @@ fn history_from_the_compacted_revision_on_is_complete() {
     apply(&mut store, delete("a")).unwrap();
     apply(&mut store, put("a", "again")).unwrap();
     apply(&mut store, Command::compact(CompactionRequest { revision: 4, physical: true })).unwrap();
-    let events = store.reader().events(4, 10).unwrap().events;
+    let events = store.reader().events(4, 10, usize::MAX).unwrap().events;
     let kinds: Vec<_> = events.iter().map(|event| event.r#type).collect();
     assert_eq!(kinds, [1, 0], "the deletion at the compacted revision itself is kept");
-    assert_eq!(store.reader().events(3, 10), Err(KvError::Compacted));
+    assert_eq!(store.reader().events(3, 10, usize::MAX), Err(KvError::Compacted));
 }
 
 #[test]
@@ -693,7 +693,8 @@ fn events_come_in_whole_revisions() {
     run(&mut store, txn(vec![], ops, vec![])).unwrap();
     apply(&mut store, put("b", "")).unwrap();
     let reader = store.reader();
-    let lengths = |from, max| reader.events(from, max).map(|e| (e.events.len(), e.next)).unwrap();
+    let lengths =
+        |from, max| reader.events(from, max, usize::MAX).map(|e| (e.events.len(), e.next)).unwrap();
     assert_eq!(lengths(1, 2), (1, 3));
     assert_eq!(lengths(1, 3), (1, 3));
     assert_eq!(lengths(3, 1), (3, 4), "a revision that does not fit comes alone");

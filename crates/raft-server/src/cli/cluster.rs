@@ -227,7 +227,8 @@ fn node_config(args: &ClusterArgs, layout: &Layout, settings: &Settings) -> io::
              election_timeout_interval: RangeInclusive(start: {:?}, end: {:?}),\n    \
              heartbeat_interval: {:?},\n    \
              request_timeout: {:?},\n    \
-             max_request_bytes: {},\n\
+             max_request_bytes: {},\n    \
+             watch_progress_interval: {:?},\n\
          )\n",
         one_line(&args.config),
         one_line(&layout.config_file()),
@@ -238,6 +239,7 @@ fn node_config(args: &ClusterArgs, layout: &Layout, settings: &Settings) -> io::
         millis(settings.heartbeat_interval),
         millis(settings.request_timeout),
         settings.request_bytes_max,
+        millis(settings.watch_progress_interval),
     ))
 }
 

@@ -111,8 +111,13 @@ pub fn main() -> ExitCode {
             return code.into();
         }
     };
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().thread_name("server").enable_all().build();
+    // One processor is left to the node's own threads: on the way of a write they are what everybody waits for.
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(processors.saturating_sub(1).max(1))
+        .thread_name("server")
+        .enable_all()
+        .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::{NodeArgs, complain, signals::Signals};
 use crate::config::{self, MemberAddress, NodeConfig};
-use crate::etcd::Etcd;
+use crate::etcd::{self, Etcd, StoreView};
 use crate::exit::Exit;
 use crate::front::{self, Doors, Front};
 use crate::logging::{self, Color};
@@ -54,6 +54,8 @@ pub(super) async fn run(args: &NodeArgs, color: Color) -> Exit {
 struct Member {
     node: Node<Store>,
     fronts: JoinSet<()>,
+    /// What the services run beside their calls.
+    tasks: JoinSet<()>,
     /// Held to the end: while this process lives, its port says so.
     listeners: Vec<Arc<TcpListener>>,
     stop: watch::Sender<bool>,
@@ -81,8 +83,8 @@ async fn start(args: &NodeArgs, color: Color) -> Result<Member, Refusal> {
     })?;
     crate::limits::raise_open_files();
 
-    let store = Store::new();
-    let reader = store.reader();
+    let mut store = Store::new();
+    let view = StoreView::of(&mut store);
     let starting = async {
         let doors = listen(&own).await?;
         let node = start_node(store, &config, args, &own).await?;
@@ -100,7 +102,12 @@ async fn start(args: &NodeArgs, color: Color) -> Result<Member, Refusal> {
     };
 
     let (stop, stopping) = watch::channel(false);
-    let etcd = Etcd::new(node.clone(), reader, config.settings.request_bytes_max, stopping.clone());
+    let settings = etcd::Settings {
+        request_bytes_max: config.settings.request_bytes_max,
+        election_timeout_max: config.settings.election_timeout_max,
+        watch_progress_interval: config.settings.watch_progress_interval,
+    };
+    let (etcd, tasks) = Etcd::start(node.clone(), view, settings, stopping.clone());
     let peers = node.clone();
     let front = Front::new(etcd.router(), move |socket| peers.accept(socket), stopping);
     let mut fronts = JoinSet::new();
@@ -118,7 +125,7 @@ async fn start(args: &NodeArgs, color: Color) -> Result<Member, Refusal> {
         own.client,
         config.data_dir(args.index).display()
     );
-    Ok(Member { node, fronts, listeners, stop, signals })
+    Ok(Member { node, fronts, tasks, listeners, stop, signals })
 }
 
 /// Listens where peers and clients are to come: one address mostly.
@@ -197,7 +204,7 @@ impl Member {
         }
         self.stop.send_replace(true);
         tokio::select! {
-            () = drain(&mut self.fronts) => {}
+            () = async { drain(&mut self.fronts).await; drain(&mut self.tasks).await } => {}
             () = tokio::time::sleep(DRAIN_TIMEOUT) => {
                 tracing::debug!("some clients' requests are still under way");
             }
@@ -227,7 +234,7 @@ impl Member {
 async fn drain(fronts: &mut JoinSet<()>) {
     while let Some(ended) = fronts.join_next().await {
         if let Err(error) = ended {
-            tracing::error!("a listener's task died: {error}");
+            tracing::error!("a task of the server died: {error}");
         }
     }
 }

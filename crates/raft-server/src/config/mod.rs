@@ -26,6 +26,8 @@ pub const MEMBERS_MAX: usize = raft::core::MEMBERS_MAX;
 pub const REQUEST_BYTES_MAX: usize = 1536 << 10;
 /// `max_request_bytes` at most.
 const REQUEST_BYTES_LIMIT: u64 = 64 << 20;
+/// What `watch_progress_interval` is when the file does not say.
+const WATCH_PROGRESS_MILLIS: f64 = 600_000.0;
 /// Durations in a configuration at most, in milliseconds: an hour.
 const MILLIS_MAX: f64 = 3_600_000.0;
 
@@ -53,6 +55,8 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// Bytes of one encoded request.
     pub request_bytes_max: usize,
+    /// How often a watcher that asked for it hears how far it is while nothing happens. etcd: 10 minutes.
+    pub watch_progress_interval: Duration,
 }
 
 /// One line of `cluster_members`.
@@ -264,6 +268,13 @@ fn settings(text: &Text, warnings: &mut Vec<Warning>) -> Result<Settings, Box<Pr
             format!("it is {request_timeout}, but must be more than 0 and at most {MILLIS_MAX} ms"),
         ));
     }
+    let progress = text.fields.watch_progress_interval.unwrap_or(WATCH_PROGRESS_MILLIS);
+    if !progress.is_finite() || progress <= 0.0 || progress > MILLIS_MAX {
+        return Err(text.wrong(
+            "watch_progress_interval",
+            format!("it is {progress}, but must be more than 0 and at most {MILLIS_MAX} ms"),
+        ));
+    }
     let request_bytes = text.fields.max_request_bytes.unwrap_or(REQUEST_BYTES_MAX as u64);
     let request_bytes_max = match usize::try_from(request_bytes) {
         Ok(bytes) if request_bytes > 0 && request_bytes <= REQUEST_BYTES_LIMIT => bytes,
@@ -280,6 +291,7 @@ fn settings(text: &Text, warnings: &mut Vec<Warning>) -> Result<Settings, Box<Pr
         heartbeat_interval: millis(heartbeat),
         request_timeout: millis(request_timeout),
         request_bytes_max,
+        watch_progress_interval: millis(progress),
     })
 }
 
@@ -400,6 +412,7 @@ mod tests {
                 heartbeat_interval: Duration::from_millis(100),
                 request_timeout: Duration::from_millis(5800),
                 request_bytes_max: 1_572_864,
+                watch_progress_interval: Duration::from_secs(600),
             }
         );
     }

@@ -41,6 +41,7 @@ pub(super) struct Fields {
     pub(super) request_timeout: Option<f64>,
     #[serde(default)]
     pub(super) max_request_bytes: Option<u64>,
+    pub(super) watch_progress_interval: Option<f64>,
 }
 
 /// What is known of a field: its name, which files have it, and what a right value looks like.
@@ -51,7 +52,7 @@ struct Field {
     right: &'static str,
 }
 
-const FIELDS: [Field; 9] = [
+const FIELDS: [Field; 10] = [
     Field {
         name: "persistent_state_file",
         node: true,
@@ -105,6 +106,12 @@ const FIELDS: [Field; 9] = [
         node: true,
         cluster: true,
         right: "a number of bytes, at most 67108864: max_request_bytes: 1572864",
+    },
+    Field {
+        name: "watch_progress_interval",
+        node: true,
+        cluster: true,
+        right: "a number of milliseconds: watch_progress_interval: 600000",
     },
 ];
 

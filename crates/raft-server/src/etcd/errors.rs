@@ -20,7 +20,7 @@ const TIMED_OUT_LEADER: &str =
 /// The outcome is unknown: this member stopped while the write was on its way.
 const TIMED_OUT_CONNECTION: &str = "etcdserver: request timed out, possibly due to connection lost";
 /// This member stops.
-const STOPPED: &str = "etcdserver: server stopped";
+pub(super) const STOPPED: &str = "etcdserver: server stopped";
 /// Too much is waiting.
 const OVERLOADED: &str = "etcdserver: too many requests";
 
@@ -30,6 +30,7 @@ pub(super) fn of_kv(error: KvError) -> Status {
     match error.code() {
         Code::NotFound => Status::not_found(message),
         Code::OutOfRange => Status::out_of_range(message),
+        Code::FailedPrecondition => Status::failed_precondition(message),
         Code::InvalidArgument | _ => Status::invalid_argument(message),
     }
 }

@@ -56,7 +56,7 @@ fn hash_once(reader: &Reader, revision: i64) -> Result<Hash, KvError> {
         next = compact_revision + 1;
     }
     while next <= revision {
-        let slice = reader.events(next, SLICE)?;
+        let slice = reader.events(next, SLICE, usize::MAX)?;
         for event in &slice.events {
             let Some(kv) = &event.kv else { continue };
             if kv.mod_revision > revision {

@@ -16,9 +16,11 @@ use crate::proto::health::health_server::Health;
 use crate::proto::health::{HealthCheckRequest, HealthCheckResponse};
 
 /// Names that are asked for: the whole server, and services of ours.
-const KNOWN: [&str; 5] = [
+const KNOWN: [&str; 7] = [
     "",
     "etcdserverpb.KV",
+    "etcdserverpb.Watch",
+    "etcdserverpb.Lease",
     "etcdserverpb.Cluster",
     "etcdserverpb.Maintenance",
     "grpc.health.v1.Health",

@@ -5,8 +5,8 @@ use raft_kv::proto::etcdserverpb::{
     PutResponse, RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest, TxnResponse,
 };
 use raft_kv::{
-    Command, TXN_OPS_MAX, check_compact, check_delete, check_put, check_range, check_txn,
-    is_read_only,
+    Answer, Command, KvError, Query, TXN_OPS_MAX, check_compact, check_delete, check_put,
+    check_range, check_txn, is_read_only,
 };
 use tonic::{Request, Response, Status, async_trait};
 
@@ -15,16 +15,27 @@ use crate::proto::etcdserverpb::kv_server::Kv;
 
 impl Etcd {
     /// Replicates a command and returns what applying it answered.
-    async fn propose(&self, command: Command) -> Result<raft_kv::Response, Status> {
-        match self.node.propose(command).await {
-            Ok(answer) => answer.map_err(errors::of_kv),
-            Err(error) => Err(errors::of_propose(&error)),
-        }
+    pub(super) async fn propose(&self, command: Command) -> Result<raft_kv::Response, Status> {
+        self.propose_raw(command).await?.map_err(errors::of_kv)
+    }
+
+    /// As [`propose`](Self::propose), with the store's own words when it refuses.
+    pub(super) async fn propose_raw(
+        &self,
+        command: Command,
+    ) -> Result<Result<raft_kv::Response, KvError>, Status> {
+        self.node.propose(command).await.map_err(|error| errors::of_propose(&error))
+    }
+
+    /// Asks the store, linearizably.
+    pub(super) async fn ask(&self, query: Query) -> Result<Answer, Status> {
+        let answer = self.node.read(query).await.map_err(|error| errors::of_read(&error))?;
+        answer.map_err(errors::of_kv)
     }
 }
 
 /// The store answered another question than was asked.
-fn mismatch() -> Status {
+pub(super) fn mismatch() -> Status {
     tracing::error!("the store answered a command with the response of another kind");
     Status::internal("etcdserver: response of another kind")
 }

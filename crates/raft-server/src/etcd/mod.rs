@@ -10,23 +10,32 @@ mod hash;
 mod health;
 mod http;
 mod kv;
+mod lease;
 mod maintenance;
 mod polish;
+mod watch;
 
-use std::sync::Arc;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use axum::Router;
+use axum::routing::post;
 use prost::Message;
 use raft::Node;
 use raft::node::RoleName;
 use raft_kv::proto::etcdserverpb::ResponseHeader;
-use raft_kv::{Reader, Store};
-use tokio::sync::watch;
+use raft_kv::watch::{Hub, HubLimits, HubRequest};
+use raft_kv::{LeaseChanges, Publications, Reader, Store};
+use tokio::sync::{mpsc, watch as signal};
+use tokio::task::JoinSet;
 use tonic::{Request, Status};
 
 pub(crate) use self::polish::polish;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
 use crate::proto::etcdserverpb::kv_server::KvServer;
+use crate::proto::etcdserverpb::lease_server::LeaseServer;
 use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use crate::proto::health::health_server::HealthServer;
 
@@ -35,39 +44,127 @@ pub const ETCD_VERSION: &str = "3.7.0";
 /// What a message may exceed the limit on requests by: room for the refusal to be ours, as in etcd.
 const MESSAGE_ROOM_BYTES: usize = 512 << 10;
 
+/// After how many longest election timeouts without a leader a stream ends whose client asked for one.
+const LEADERLESS_TIMEOUTS: u32 = 3;
+
+/// What of the configuration the services need.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Bytes of one encoded request.
+    pub request_bytes_max: usize,
+    /// The cluster's longest election timeout.
+    pub election_timeout_max: Duration,
+    /// How often a watcher hears how far it is while nothing happens, if it asked for that.
+    pub watch_progress_interval: Duration,
+}
+
+/// The store as the services see it. To be made before the node takes the store.
+#[derive(Debug)]
+pub struct StoreView {
+    reader: Reader,
+    lease_changes: LeaseChanges,
+    publications: Publications,
+}
+
+impl StoreView {
+    /// The view of `store`.
+    #[must_use]
+    pub fn of(store: &mut Store) -> Self {
+        Self {
+            reader: store.reader(),
+            lease_changes: store.lease_changes(),
+            publications: store.publications(),
+        }
+    }
+}
+
 /// What all services share.
 pub struct Etcd {
+    /// Itself, for tasks that outlive a call.
+    itself: Weak<Self>,
     node: Node<Store>,
     reader: Reader,
-    /// Bytes of one encoded request.
-    request_bytes_max: usize,
+    settings: Settings,
+    renewals: lease::renewals::Renewals,
+    /// To the task that runs the leases' clock.
+    remaining: mpsc::UnboundedSender<lease::expiry::RemainingRequest>,
+    /// To the task that runs the hub of all watchers.
+    hub: mpsc::UnboundedSender<HubRequest>,
+    /// Of watch streams.
+    next_stream: AtomicU64,
     /// True once this member is shutting down.
-    stop: watch::Receiver<bool>,
+    stop: signal::Receiver<bool>,
 }
 
 impl Etcd {
-    /// The services of `node`, whose store `reader` reads.
+    /// The services of `node`, whose store is the one that `store` sees, and the tasks behind them. The tasks end
+    /// when `stop` is true.
     #[must_use]
-    pub fn new(
+    pub fn start(
         node: Node<Store>,
-        reader: Reader,
-        request_bytes_max: usize,
-        stop: watch::Receiver<bool>,
-    ) -> Arc<Self> {
-        Arc::new(Self { node, reader, request_bytes_max, stop })
+        store: StoreView,
+        settings: Settings,
+        stop: signal::Receiver<bool>,
+    ) -> (Arc<Self>, JoinSet<()>) {
+        let mut tasks = JoinSet::new();
+        let (renewals, batches) = lease::renewals::queue();
+        let (remaining, questions) = mpsc::unbounded_channel();
+        let timeout = settings.election_timeout_max;
+        tasks.spawn(until(stop.clone(), batches.run(node.clone(), timeout)));
+        let expiry = lease::expiry::run(node.clone(), store.lease_changes, questions, timeout);
+        tasks.spawn(until(stop.clone(), expiry));
+        let reader = store.reader;
+        let (hub, requests) = mpsc::unbounded_channel();
+        let hub_task = watch::run_hub(
+            Hub::new(reader.clone(), HubLimits::default()),
+            store.publications,
+            requests,
+        );
+        tasks.spawn(until(stop.clone(), hub_task));
+        let etcd = Arc::new_cyclic(|itself| Self {
+            itself: Weak::clone(itself),
+            node,
+            reader,
+            settings,
+            renewals,
+            remaining,
+            hub,
+            next_stream: AtomicU64::new(0),
+            stop,
+        });
+        (etcd, tasks)
+    }
+
+    /// A reference for a task that outlives the call.
+    fn itself(&self) -> Arc<Self> {
+        // Whoever calls this holds a reference.
+        self.itself.upgrade().unwrap_or_else(|| unreachable!("used while it is dropped"))
+    }
+
+    /// A number that no other watch stream of this member has.
+    fn next_stream(&self) -> u64 {
+        self.next_stream.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Every route of the port: gRPC by path, then plain HTTP.
     pub fn router(self: &Arc<Self>) -> Router {
-        let message_bytes_max = self.request_bytes_max.saturating_add(MESSAGE_ROOM_BYTES);
+        let message_bytes_max = self.settings.request_bytes_max.saturating_add(MESSAGE_ROOM_BYTES);
         let kv = KvServer::from_arc(Arc::clone(self))
+            .max_decoding_message_size(message_bytes_max)
+            .max_encoding_message_size(usize::MAX);
+        let lease = LeaseServer::from_arc(Arc::clone(self))
             .max_decoding_message_size(message_bytes_max)
             .max_encoding_message_size(usize::MAX);
         let cluster = ClusterServer::from_arc(Arc::clone(self));
         let maintenance = MaintenanceServer::from_arc(Arc::clone(self));
         let health = HealthServer::from_arc(Arc::clone(self));
+        let watch = Router::new()
+            .route("/etcdserverpb.Watch/{method}", post(watch::route))
+            .with_state(Arc::clone(self));
         Router::new()
             .route_service("/etcdserverpb.KV/{method}", kv)
+            .merge(watch)
+            .route_service("/etcdserverpb.Lease/{method}", lease)
             .route_service("/etcdserverpb.Cluster/{method}", cluster)
             .route_service("/etcdserverpb.Maintenance/{method}", maintenance)
             .route_service("/grpc.health.v1.Health/{method}", health)
@@ -94,8 +191,7 @@ impl Etcd {
     /// Checks the metadata that etcd's clients send with any request.
     fn check_metadata<T>(&self, request: &Request<T>) -> Result<(), Status> {
         let metadata = request.metadata();
-        let needs_leader = metadata.get("hasleader").is_some_and(|value| value == "true");
-        if needs_leader && self.node.status().leader.is_none() {
+        if needs_leader(request) && self.node.status().leader.is_none() {
             return Err(Status::unavailable(errors::NO_LEADER));
         }
         if let Some(version) = metadata.get("client-api-version")
@@ -104,6 +200,22 @@ impl Etcd {
             return Err(Status::invalid_argument("etcdserver: invalid client api version"));
         }
         Ok(())
+    }
+
+    /// Why a stream is to end from this side, once it is: this member stops, or its client asked for a leader and
+    /// there has been none for a while.
+    fn cut<T>(&self, request: &Request<T>) -> impl Future<Output = Status> + Send + use<T> {
+        let needs_leader = needs_leader(request);
+        let mut stop = self.stop.clone();
+        let leaderless =
+            leaderless(self.node.clone(), self.settings.election_timeout_max * LEADERLESS_TIMEOUTS);
+        async move {
+            tokio::select! {
+                // A sender that is gone means the same.
+                _ = stop.wait_for(|stop| *stop) => Status::unavailable(errors::STOPPED),
+                () = leaderless, if needs_leader => Status::unavailable(errors::NO_LEADER),
+            }
+        }
     }
 
     /// As [`check_metadata`](Self::check_metadata), for what learners do not serve.
@@ -121,7 +233,7 @@ impl Etcd {
 
     /// Refuses a write that is over the limit, as it is encoded.
     fn check_size(&self, request: &impl Message) -> Result<(), Status> {
-        if request.encoded_len() > self.request_bytes_max {
+        if request.encoded_len() > self.settings.request_bytes_max {
             return Err(errors::too_large());
         }
         Ok(())
@@ -130,5 +242,35 @@ impl Etcd {
     /// Waits until a read here sees every write that was acknowledged before.
     async fn linearize(&self) -> Result<(), Status> {
         self.node.read_index().await.map(drop).map_err(|error| errors::of_read(&error))
+    }
+}
+
+/// Whether the client wants to hear when there is no leader.
+fn needs_leader<T>(request: &Request<T>) -> bool {
+    request.metadata().get("hasleader").is_some_and(|value| value == "true")
+}
+
+/// Returns when there has been no leader for `patience`.
+async fn leaderless(node: Node<Store>, patience: Duration) {
+    let mut statuses = node.watch_status();
+    loop {
+        // When the node is gone, streams end for that reason.
+        let lost = statuses.wait_for(|status| status.leader.is_none()).await.is_ok();
+        if !lost {
+            std::future::pending::<()>().await;
+        }
+        let found = statuses.wait_for(|status| status.leader.is_some());
+        if tokio::time::timeout(patience, found).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Runs a task until it ends, or `stop` is true.
+async fn until(mut stop: signal::Receiver<bool>, task: impl Future<Output = ()>) {
+    tokio::select! {
+        () = task => {}
+        // A sender that is gone means the same.
+        _ = stop.wait_for(|stop| *stop) => {}
     }
 }

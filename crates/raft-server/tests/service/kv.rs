@@ -27,7 +27,11 @@ fn put_op(key: &str, value: &str) -> RequestOp {
 }
 
 #[track_caller]
-fn assert_refused<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, message: &str) {
+pub(crate) fn assert_refused<T: std::fmt::Debug>(
+    result: Result<T, Status>,
+    code: Code,
+    message: &str,
+) {
     let status = result.unwrap_err();
     assert_eq!((status.code(), status.message()), (code, message));
 }

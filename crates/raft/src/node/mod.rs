@@ -24,6 +24,7 @@ use crate::node::request::{Budget, Request, node_of};
 pub mod admin;
 mod applied;
 mod builder;
+mod busy_poll;
 pub mod checkpoint;
 pub mod driver;
 pub mod formation;

@@ -28,6 +28,7 @@ use crate::io::Clock;
 use crate::log::snapshot::{SnapshotStore, SnapshotWorker};
 use crate::log::{DataState, Identity, Log, LogOptions, LogWorker, Opened};
 use crate::node::applied::AppliedSignal;
+use crate::node::busy_poll::BusyPoll;
 use crate::node::driver::{Configurations, Driver, Input, Outputs, Start};
 use crate::node::request::{Budget, Request, first_request};
 use crate::node::workers::{Heard, Workers};
@@ -182,6 +183,7 @@ struct Ears<S: StateMachine> {
     /// As the driver was told last.
     known_applied: Index,
     alarm: Alarm,
+    poll: BusyPoll,
     /// The last handle is gone: shut down, once.
     abandoned: bool,
 }
@@ -269,7 +271,13 @@ impl<S: StateMachine> Ears<S> {
             self.alarm.ring_by(deadline, now);
         }
         if waits && !self.something_waits() {
+            self.poll.begin();
+            while self.poll.stays_awake() && !self.something_waits() {
+                // Looks at the sockets, too.
+                tokio::task::yield_now().await;
+            }
             self.wait(batch).await;
+            self.poll.end();
         } else {
             // Something always waits under load: the connections' tasks on this thread get their turn too.
             tokio::task::yield_now().await;
@@ -341,7 +349,14 @@ async fn run<S: StateMachine>(
     }
     let (heard_sender, heard) = unbounded_channel();
     let applied = AppliedSignal::default();
-    let workers = match Workers::spawn(log, apply, snapshots, &heard_sender, applied.clone()) {
+    let workers = match Workers::spawn(
+        log,
+        apply,
+        snapshots,
+        &heard_sender,
+        applied.clone(),
+        settings.busy_poll,
+    ) {
         Ok(workers) => workers,
         Err(source) => {
             let path = settings.data_dir;
@@ -380,6 +395,7 @@ async fn run<S: StateMachine>(
         applied,
         known_applied: Index::ZERO,
         alarm: Alarm::new(),
+        poll: BusyPoll::new(settings.busy_poll),
         abandoned: false,
     };
     let mut batch = Batch { inputs: Vec::new(), credits: Vec::new(), panicked: None };

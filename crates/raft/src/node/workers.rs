@@ -14,6 +14,7 @@ use crate::error::NodeError;
 use crate::log::snapshot::SnapshotWorker;
 use crate::log::{LatchError, LogRequest, LogWorker};
 use crate::node::applied::AppliedSignal;
+use crate::node::busy_poll::BusyPoll;
 use crate::node::driver::{Input, SnapshotJob, run_snapshot_job};
 
 /// The log is sealed (decision 9) when nothing came for this long: a seal must not stand in the way of a write.
@@ -56,14 +57,15 @@ impl<S: StateMachine> Workers<S> {
         snapshots: SnapshotWorker<StdDisk>,
         heard: &UnboundedSender<Heard<S>>,
         applied: AppliedSignal,
+        busy_poll: Duration,
     ) -> std::io::Result<Self> {
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let watchdog = |name| Watchdog { name, heard: heard.clone() };
         let idle = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let (log_requests, receiver) = unbounded_channel();
         let dog = watchdog("the log's thread");
-        let log_thread =
-            thread("raft-log").spawn(move || log_thread(log, &idle, receiver, &dog))?;
+        let log_thread = thread("raft-log")
+            .spawn(move || log_thread(log, &idle, receiver, BusyPoll::new(busy_poll), &dog))?;
         let (apply_requests, receiver) = unbounded_channel();
         let dog = watchdog("the apply thread");
         let apply_thread =
@@ -120,10 +122,13 @@ fn log_thread<S: StateMachine>(
     mut worker: LogWorker<StdDisk>,
     idle: &Runtime,
     mut requests: UnboundedReceiver<LogRequest>,
+    mut poll: BusyPoll,
     dog: &Watchdog<S>,
 ) -> Result<(), LatchError> {
     let mut sealed = true;
     loop {
+        poll.begin();
+        while poll.stays_awake() && requests.is_empty() {}
         let first = match pause(sealed, worker.waits_for_space()) {
             None => requests.blocking_recv(),
             Some(pause) => {
@@ -138,6 +143,7 @@ fn log_thread<S: StateMachine>(
             }
         };
         let Some(first) = first else { return worker.close() };
+        poll.end();
         sealed = false;
         let mut batch = vec![first];
         while let Ok(next) = requests.try_recv() {
