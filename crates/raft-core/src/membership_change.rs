@@ -90,19 +90,19 @@ impl Raft {
         Ok(())
     }
 
-    /// Whether making `node` a voter now would not make the cluster wait for it: it lacks little, has answered
-    /// lately, and holds the configuration that names it. One that has stored nothing yet would know nobody after a
-    /// restart, and be counted all the same.
+    /// Whether making `node` a voter now would not make the cluster wait for it: it holds the configuration in
+    /// which it is a learner, lags little behind the end of the log and was heard a moment ago. In a short log
+    /// one that has never been heard lags little, too, and may not even run.
     fn is_caught_up(&self, node: NodeId) -> bool {
-        let named_at = self.configurations.current_index();
         let lag_max = self.config.promotion_lag_max;
         let last = self.log.last().index;
+        let added = self.configurations.current_index().max(Index::ZERO.next());
         let recent = self.config.election_timeout_max;
         let now = self.now();
         self.progress().any(|(peer, progress)| {
             peer == node
+                && progress.match_index() >= added
                 && progress.match_index().plus(lag_max) >= last
-                && progress.match_index() >= named_at
                 && now.since(progress.last_contact()) <= recent
         })
     }

@@ -215,7 +215,7 @@ impl Machine {
             driver,
             log: LogWorker::new(log),
             apply,
-            snapshots: SnapshotWorker::new(store),
+            snapshots: SnapshotWorker::new(store, first_request(epoch)),
             inbox: Vec::new(),
             log_queue: Vec::new(),
             apply_queue: Vec::new(),

@@ -47,6 +47,27 @@ fn a_removal_that_is_not_committed_turns_nobody_away() {
     });
 }
 
+/// Found by killing processes: it was added, died before it heard so, and was removed meanwhile.
+#[test]
+fn a_member_that_was_removed_before_it_knew_that_it_was_one_ends() {
+    let mut world = World::cluster(3);
+    world.until_leader();
+    world.add(4, |settings| settings.join = vec![address(1)]);
+    world.start(4);
+    world.run(Duration::from_millis(50));
+    let reason = RefusedReason::Removed;
+    let refused = |by_peer| {
+        let refused = Refused { reason, text: String::from("removed"), by_peer };
+        Input::Refused(address(1), refused)
+    };
+    world.up(4).inbox.push_back(refused(false));
+    world.run(Duration::from_millis(50));
+    assert!(!ended(&world, 4), "nobody else said so");
+    world.up(4).inbox.push_back(refused(true));
+    world.run(Duration::from_millis(50));
+    assert!(matches!(world.up(4).end, Some(Err(NodeError::Removed))));
+}
+
 #[test]
 fn a_member_on_its_way_out_of_a_joint_configuration_still_belongs_to_it() {
     let mut world = World::cluster(3);
