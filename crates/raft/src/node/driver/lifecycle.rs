@@ -137,14 +137,7 @@ impl<S: StateMachine> Driver<S> {
         match gate.verdict().clone() {
             Verdict::Open => {
                 let epoch = gate.epoch();
-                let mut asked = gate.ask(now);
-                // Of those that a new member knows when it restarts before its first entries, nobody may be left:
-                // whoever else was reached belongs to this cluster and tells the newest configuration.
-                if !asked.is_empty() {
-                    let known: Vec<_> = asked.clone();
-                    asked.extend(self.connected.keys().filter(|node| !known.contains(node)));
-                }
-                for node in asked {
+                for node in gate.ask(now, self.connected.keys().copied()) {
                     send_formation(network, node, &FormationMessage::StandingAsk { epoch });
                 }
             }

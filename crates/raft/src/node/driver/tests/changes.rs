@@ -245,3 +245,34 @@ fn a_member_that_lags_answers_a_leader_it_has_never_heard_of() {
     world.run(Duration::from_millis(50));
     assert_eq!(dialled(&mut world, away).get("n4"), Some(&Some(node)));
 }
+
+/// Found by the simulator: a member that was added and restarted before it had stored anything asked only the
+/// founders whether it had lost something. They were gone, and it stayed silent for ever.
+#[test]
+fn a_new_member_that_restarts_at_once_confirms_with_whoever_is_there() {
+    let mut world = World::cluster(1);
+    world.until_leader();
+    world.add(2, |settings| settings.join = vec![address(1)]);
+    world.start(2);
+    let answer = add(&mut world, 1, 2);
+    world.until("added", |world| world.status(1).membership.voters().len() == 2);
+    world.run(Duration::from_millis(50));
+    drop(answer);
+    let founder = world.status(1).node;
+    let steps = vec![raft_core::MembershipStep::Remove(founder)];
+    let _answer = world.admin(1, Admin::Membership(steps));
+    world.until("alone", |world| ended(world, 1) && world.status(2).role == RoleName::Leader);
+    world.kill(1);
+    // A third one, of which the second founder's data say nothing, begins with the founding configuration only.
+    world.add(3, |settings| settings.join = vec![address(2)]);
+    world.start(3);
+    let _answer = add(&mut world, 2, 3);
+    world.until("formed", |world| world.nodes[&address(3)].stored.formed.is_some());
+    world.kill(3);
+    let stored = &mut world.nodes.get_mut(&address(3)).unwrap().stored;
+    stored.entries.clear();
+    stored.hard_state = HardState::default();
+    (stored.log_start, stored.snapshot) = (EntryId::ZERO, None);
+    world.start(3);
+    world.until("takes part", |world| world.status(3).phase == Phase::Active);
+}
