@@ -5,6 +5,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 
 use crate::membership::Membership;
+use crate::mutant;
 use crate::types::Index;
 
 /// The configurations from the newest snapshot to the end of the log, oldest first, never empty.
@@ -65,6 +66,9 @@ impl Configurations {
     /// The entries at and after `index` are gone; true when that rolled a configuration back.
     pub(crate) fn truncate_from(&mut self, index: Index) -> bool {
         let before = self.history.len();
+        if mutant::is_active(20) {
+            return false;
+        }
         while self.history.len() > 1 && self.current_index() >= index {
             self.history.pop_back();
         }

@@ -143,7 +143,8 @@ impl Raft {
     /// Vote for me (Figure 2). Whether this node counts itself as a voter does not matter: it may not have
     /// learned of its promotion yet (etcd#10998, B34).
     pub(crate) fn on_request_vote(&mut self, from: NodeId, m: &RequestVote) {
-        let free = self.voted_for().is_none_or(|voted_for| voted_for == from);
+        let free = self.voted_for().is_none_or(|voted_for| voted_for == from)
+            || mutant::is_active(6) && self.voted_for() != Some(self.node());
         let vote_granted = free && m.last_log.is_up_to_date_with(self.log.last());
         let term = self.current_term();
         if vote_granted {

@@ -4,7 +4,7 @@ use alloc::collections::BTreeMap;
 
 use crate::digest::Digest;
 use crate::raft::{Raft, RoleKind};
-use crate::types::{EntryId, Index, NodeId, Term};
+use crate::types::{EntryId, EntryKind, Index, NodeId, Term};
 
 impl Raft {
     /// What must hold on one member at any time.
@@ -28,6 +28,12 @@ impl Raft {
         assert!(last.term <= self.current_term(), "an entry newer than the term");
         assert!(durable.current_term <= self.current_term(), "durable term above the term");
         assert!(self.membership_index() <= last.index, "a configuration beyond the log");
+        let membership_index = self.membership_index();
+        assert!(
+            membership_index <= self.snapshot().last_included.index
+                || self.log.kind_at(membership_index) == Some(EntryKind::Membership),
+            "I12: the configuration in force is not the one at {membership_index}"
+        );
         if self.role() == RoleKind::Leader {
             assert!(self.voted_for() == Some(self.node()), "a leader that did not vote for itself");
             for (peer, progress) in self.progress() {

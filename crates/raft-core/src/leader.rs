@@ -78,6 +78,13 @@ impl Raft {
             }
             for (peer, _) in membership.members().filter(|(peer, _)| *peer != node) {
                 leader.progress.entry(peer).or_insert_with(|| Progress::new(next_index, now));
+                #[cfg(mutants)]
+                if crate::mutant::is_active(12)
+                    && let Some(before) = self.matched_before.remove(&peer)
+                    && let Some(progress) = leader.progress.get_mut(&peer)
+                {
+                    progress.match_index = before.min(next_index.prev());
+                }
             }
         }
     }
@@ -173,7 +180,8 @@ impl Raft {
         let Some(progress) = self.progress_mut(to) else {
             return true;
         };
-        let leader_commit = progress.match_index.min(commit_index);
+        let matched = if crate::mutant::is_active(9) { commit_index } else { progress.match_index };
+        let leader_commit = matched.min(commit_index);
         if round == 0 && leader_commit <= progress.commit_sent {
             return true;
         }
@@ -207,6 +215,9 @@ impl Raft {
         let (Some(prev_term), Some(prev_digest)) =
             (self.log.term_at(prev), self.log.digest_at(prev))
         else {
+            if crate::mutant::is_active(36) {
+                return false;
+            }
             self.send_snapshot(to);
             return false;
         };

@@ -90,14 +90,18 @@ impl Raft {
         Ok(())
     }
 
-    /// Whether making `node` a voter now would not make the cluster wait for it.
+    /// Whether making `node` a voter now would not make the cluster wait for it: it holds the configuration in
+    /// which it is a learner, lags little behind the end of the log and was heard a moment ago. In a short log
+    /// one that has never been heard lags little, too, and may not even run.
     fn is_caught_up(&self, node: NodeId) -> bool {
         let lag_max = self.config.promotion_lag_max;
         let last = self.log.last().index;
+        let added = self.configurations.current_index().max(Index::ZERO.next());
         let recent = self.config.election_timeout_max;
         let now = self.now();
         self.progress().any(|(peer, progress)| {
             peer == node
+                && progress.match_index() >= added
                 && progress.match_index().plus(lag_max) >= last
                 && now.since(progress.last_contact()) <= recent
         })

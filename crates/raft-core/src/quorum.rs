@@ -4,6 +4,7 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use crate::membership::Membership;
+use crate::mutant;
 use crate::types::NodeId;
 
 /// The verdict of an election so far.
@@ -24,6 +25,12 @@ pub(crate) fn reached<T: Ord + Copy + Default>(
     membership: &Membership,
     value: impl Fn(NodeId) -> T,
 ) -> T {
+    if mutant::is_active(19) && !membership.learners().is_empty() {
+        let mut values: Vec<T> =
+            membership.voters().iter().chain(membership.learners()).map(|n| value(*n)).collect();
+        values.sort_unstable();
+        return values[values.len() - (membership.voters().len() / 2 + 1)];
+    }
     let new = reached_by_majority(membership.voters(), &value);
     if membership.is_joint() {
         new.min(reached_by_majority(membership.outgoing(), &value))
@@ -39,7 +46,9 @@ fn reached_by_majority<T: Ord + Copy + Default>(
     let mut values: Vec<T> = voters.iter().map(|node| value(*node)).collect();
     // Sorted anew each time: keeping an order up to date by hand is how openraft#1802 (B1) committed with
     // a minority. Nine voters cost nothing.
-    values.sort_unstable();
+    if !mutant::is_active(10) {
+        values.sort_unstable();
+    }
     // With n voters the majority is n/2 + 1; the value that so many have reached stands at (n - 1) / 2 of the
     // ascending order (hashicorp 163a55f, B8, took n/2 and committed with 2 of 4).
     match values.len().checked_sub(1) {

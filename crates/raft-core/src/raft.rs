@@ -129,6 +129,9 @@ pub struct Raft {
     gap_forgiven: bool,
     /// What the next [`ready`](Self::ready) hands out.
     pub(crate) out: Ready,
+    /// What followers had when this node led last, for deliberate bug 12.
+    #[cfg(mutants)]
+    pub(crate) matched_before: alloc::collections::BTreeMap<NodeId, Index>,
 }
 
 impl Raft {
@@ -191,6 +194,8 @@ impl Raft {
             lease_promise: (None, now.after(lease)),
             gap_forgiven: false,
             out: Ready::default(),
+            #[cfg(mutants)]
+            matched_before: alloc::collections::BTreeMap::new(),
             config,
         };
         raft.reset_election_deadline();
@@ -267,6 +272,11 @@ impl Raft {
                 vote_granted: true,
                 ..
             }) => true,
+            Message::RequestVoteReply(RequestVoteReply { pre_vote: true, .. })
+                if mutant::is_active(35) =>
+            {
+                false
+            }
             // A live leader is not deposed by someone who merely cannot hear it (thesis §4.2.3).
             Message::RequestVote(RequestVote { leader_transfer: false, .. })
                 if self.defends_leader(from) =>
@@ -294,6 +304,14 @@ impl Raft {
     /// A message of an older term arrived: whoever acts on that term is told the newer one.
     fn answer_stale(&mut self, from: NodeId, message: &Message) {
         let term = self.current_term();
+        if mutant::is_active(11)
+            && let Message::AppendEntriesReply(AppendEntriesReply {
+                outcome: AppendOutcome::Accepted { match_index },
+                ..
+            }) = message
+        {
+            return self.on_accepted(from, *match_index);
+        }
         match message {
             Message::RequestVote(m) => {
                 // Also to a pre-vote: a candidate that is ahead in log and behind in term must learn the term,
@@ -566,7 +584,7 @@ impl Raft {
         );
         if term == old.current_term {
             assert!(
-                old.voted_for.is_none() || old.voted_for == vote,
+                old.voted_for.is_none() || old.voted_for == vote || mutant::is_active(6),
                 "a second vote in term {term}: {vote:?} after {:?}",
                 old.voted_for
             );
@@ -790,13 +808,16 @@ impl Raft {
     /// committed, or not durable here yet.
     #[must_use]
     pub fn snapshot_meta(&self, index: Index) -> Option<SnapshotMeta> {
-        if index > self.commit_index || index > self.writes.durable_index() {
+        let too_early = index > self.commit_index || index > self.writes.durable_index();
+        if too_early && !mutant::is_active(23) {
             return None;
         }
+        let newest = self.configurations.current_index();
+        let of = if mutant::is_active(24) { newest.max(index) } else { index };
         Some(SnapshotMeta {
             last_included: EntryId { index, term: self.log.term_at(index)? },
             digest: self.log.digest_at(index)?,
-            membership: Membership::clone(self.configurations.at(index)),
+            membership: Membership::clone(self.configurations.at(of)),
         })
     }
 

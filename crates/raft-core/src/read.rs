@@ -187,7 +187,8 @@ impl Raft {
             return false;
         };
         let settled = self.configurations.current_index() <= self.commit_index;
-        if !settled || leader.transfer.is_some() || leader.timeout_now_sent {
+        let handed_over = leader.transfer.is_some() || leader.timeout_now_sent;
+        if !settled || handed_over && !mutant::is_active(16) {
             return false;
         }
         let (node, now) = (self.node(), self.now());

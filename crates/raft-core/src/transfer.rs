@@ -117,6 +117,11 @@ impl Raft {
 
     /// Leadership is over: everything that waits for it is told.
     pub(crate) fn abandon_leadership(&mut self) {
+        #[cfg(mutants)]
+        {
+            let matched = self.progress().map(|(peer, known)| (peer, known.match_index()));
+            self.matched_before = matched.collect();
+        }
         self.end_transfer(false);
         self.refuse_reads();
         let changes = match self.leader_mut() {

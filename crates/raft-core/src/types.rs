@@ -7,6 +7,7 @@ use core::time::Duration;
 use bytes::Bytes;
 
 use crate::digest::Digest;
+use crate::mutant;
 
 /// A member's permanent number: random, never reused, zero never valid.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -202,6 +203,9 @@ impl EntryId {
     /// last term wins, and the longer log among equals (§5.4.1).
     #[must_use]
     pub fn is_up_to_date_with(self, other: Self) -> bool {
+        if mutant::is_active(7) {
+            return (self.index, self.term) >= (other.index, other.term);
+        }
         (self.term, self.index) >= (other.term, other.index)
     }
 }

@@ -1,6 +1,6 @@
 //! Deliberate bugs that the seeds must kill, under the same profiles as every other run (docs/testing.md):
-//! `RUSTFLAGS="--cfg mutants" cargo run -p rusty-raft-sim --example mutants --target-dir target/mutants`, with the
-//! numbers of the bugs as arguments, all of the list without.
+//! `RUSTFLAGS="--cfg mutants" cargo run --release -p rusty-raft-sim --example mutants --target-dir target/mutants`, with
+//! the numbers of the bugs as arguments, all without. `--runs N`: each so many times, with other seeds each time.
 
 use std::process::ExitCode;
 
@@ -23,36 +23,140 @@ mod real {
 mod real {
     use std::io::Write as _;
     use std::process::ExitCode;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use std::time::{Duration, Instant};
 
     use raft_core::mutant;
-    use raft_sim::{Options, run};
+    use raft_sim::{Failure, Options, run};
 
-    /// Within so many seeds each must be found.
-    const SEEDS: u64 = 1_000;
-    /// Those that this world must kill; the others have the tests that docs/testing.md names.
-    const ALL: [u32; 7] = [2, 3, 4, 5, 8, 26, 27];
+    /// Within this time, on all processors, each must be found.
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    /// Number, what it breaks.
+    const ALL: [(u32, &str); 31] = [
+        (1, "replicas of older terms counted"),
+        (2, "vote sent before it is synced"),
+        (3, "acknowledgement sent before it is synced"),
+        (4, "the leader counts itself before its own sync"),
+        (5, "vote not persisted"),
+        (6, "second vote in a term"),
+        (7, "up-to-date by index before term"),
+        (8, "any AppendEntries truncates"),
+        (9, "commit index told and taken without regard to the match"),
+        (10, "quorum index of unsorted positions"),
+        (11, "acknowledgement of an earlier term accepted"),
+        (12, "match index not reset on election"),
+        (13, "read before an own-term commit"),
+        (14, "read confirmed by an older round"),
+        (15, "read without a round"),
+        (16, "lease survives a handover"),
+        (17, "voters changed without a joint configuration"),
+        (18, "configuration changed before an own-term commit"),
+        (19, "learners counted"),
+        (20, "configuration not rolled back"),
+        (21, "replay keeps what was truncated at a snapshot"),
+        (22, "an installed snapshot keeps the suffix"),
+        (23, "snapshot before the log is synced"),
+        (24, "snapshot with the newest configuration"),
+        (25, "damaged tail dropped silently"),
+        (26, "sync error ignored"),
+        (27, "directory not synced after create"),
+        (30, "a wiped member returns with its old identity"),
+        (35, "a refused pre-vote's term is not adopted"),
+        (36, "no snapshot for whom the log was compacted away"),
+        (37, "window not emptied when replication begins anew"),
+    ];
+
+    /// Those of parts that this world does not have yet.
+    const MISSING: [(&str, &str); 5] = [
+        ("28", "misdirected writes are not simulated; crates/raft/tests/log"),
+        ("29", "repair of single entries from peers does not exist"),
+        ("31-33", "faults of the state machine, which has no sessions; crates/raft-kv/tests"),
+        ("34, 38", "disturbers that stay after the faults are over are not simulated"),
+        ("39, 40", "leases and watches of clients are not simulated"),
+    ];
+
+    struct Kill {
+        failure: Box<Failure>,
+        after: Duration,
+    }
+
+    /// Runs seeds on all processors until one fails.
+    fn kill(from: u64) -> Option<Kill> {
+        let began = Instant::now();
+        let (next, done) = (AtomicU64::new(from), AtomicBool::new(false));
+        let found: Mutex<Option<Kill>> = Mutex::new(None);
+        let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        std::thread::scope(|scope| {
+            for _ in 0..workers {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) && began.elapsed() < LIMIT {
+                        let seed = next.fetch_add(1, Ordering::Relaxed);
+                        if let Err(failure) = run(seed, &Options::default()) {
+                            done.store(true, Ordering::Relaxed);
+                            let kill = Kill { failure, after: began.elapsed() };
+                            let mut found =
+                                found.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                            found.get_or_insert(kill);
+                        }
+                    }
+                });
+            }
+        });
+        found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn argument(name: &str) -> Option<u64> {
+        let arguments: Vec<String> = std::env::args().collect();
+        let position = arguments.iter().position(|argument| argument == name)?;
+        arguments.get(position + 1)?.parse().ok()
+    }
 
     pub(super) fn main() -> ExitCode {
-        let chosen: Vec<u32> =
-            std::env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
-        let chosen = if chosen.is_empty() { ALL.to_vec() } else { chosen };
+        let runs = argument("--runs").unwrap_or(1);
+        let mut arguments = std::env::args().skip(1);
+        let mut chosen: Vec<u32> = Vec::new();
+        while let Some(argument) = arguments.next() {
+            match argument.parse() {
+                Ok(number) => chosen.push(number),
+                Err(_) => drop(arguments.next()),
+            }
+        }
         std::panic::set_hook(Box::new(|_| {}));
         let mut out = std::io::stdout();
         let mut survivors = 0;
-        for number in chosen {
+        drop(writeln!(
+            out,
+            "| # | bug | killed | median s | first seed | by |\n|---|---|---|---|---|---|"
+        ));
+        for (number, what) in ALL {
+            if !chosen.is_empty() && !chosen.contains(&number) {
+                continue;
+            }
             mutant::activate(number);
-            let killed = (0..SEEDS).find_map(|seed| run(seed, &Options::default()).err());
-            let verdict = match killed {
-                Some(failure) => {
-                    let line = failure.what.lines().next().unwrap_or_default().to_owned();
-                    format!("killed by seed {}: {line}", failure.seed)
-                }
-                None => {
-                    survivors += 1;
-                    format!("survives {SEEDS} seeds")
-                }
-            };
-            drop(writeln!(out, "mutant {number:2} {verdict}"));
+            let mut kills: Vec<Kill> =
+                (0..runs).filter_map(|turn| kill(1_000_000 * turn)).collect();
+            let count = u64::try_from(kills.len()).unwrap_or(u64::MAX);
+            let first = kills.first().map(|kill| {
+                let line = kill.failure.what.lines().next().unwrap_or_default();
+                let line: String = line.chars().take(90).collect();
+                format!("{} | {line}", kill.failure.seed)
+            });
+            kills.sort_by_key(|kill| kill.after);
+            let median = kills.get(kills.len() / 2).map_or(LIMIT, |kill| kill.after);
+            survivors += u32::from(20 * count < 19 * runs);
+            drop(writeln!(
+                out,
+                "| {number} | {what} | {count}/{runs} | {:.1} | {} |",
+                median.as_secs_f64(),
+                first.unwrap_or_else(|| String::from(" | ")),
+            ));
+        }
+        if chosen.is_empty() {
+            for (numbers, why) in MISSING {
+                drop(writeln!(out, "| {numbers} | not run: {why} | | | | |"));
+            }
         }
         if survivors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use raft::log::{DataState, Opened};
-use raft_core::{Digest, Index, Membership, NodeId, RoleKind};
+use raft_core::{Digest, Index, Membership, NodeId, Raft, RoleKind};
 
 use crate::check::Oracle;
 use crate::world::World;
@@ -24,6 +24,30 @@ impl World {
             }
         }
         demand_quorum(index, digest, before, &after, &holding, "durable");
+    }
+
+    /// I10: what a leader believes of a follower is durable there, as long as both are in one term.
+    pub(crate) fn check_progress(&self, leader: &Raft) {
+        for (peer, progress) in leader.progress() {
+            let index = progress.match_index();
+            let process = self.nodes.get(&peer).and_then(|n| self.machines[*n].process.as_ref());
+            let (Some(process), Some(digest)) = (process, leader.digest_at(index)) else {
+                continue;
+            };
+            let same_term = process
+                .driver
+                .raft()
+                .is_some_and(|raft| raft.current_term() == leader.current_term());
+            let log = process.log.log();
+            let held = log
+                .digest_at(index)
+                .map_or_else(|| index <= log.status().compacted.index, |found| found == digest);
+            assert!(
+                held || !same_term,
+                "I10: {} believes that {peer} has {index}, and it has not",
+                leader.node()
+            );
+        }
     }
 
     /// Whether the log of a member, running or not, holds this entry durably.

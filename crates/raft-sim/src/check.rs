@@ -7,8 +7,8 @@ use raft::message::PeerMessage;
 use raft::node::entry_header::EntryHeader;
 use raft_core::invariants::Checker;
 use raft_core::{
-    AppendOutcome, ClusterId, Digest, Entry, EntryKind, HardState, Index, Message, NodeId, Raft,
-    Term,
+    AppendOutcome, ClusterId, Digest, Entry, EntryKind, HardState, Index, Membership, Message,
+    NodeId, Raft, RoleKind, SnapshotMeta, Term,
 };
 
 use crate::model::{Answer, Model, Op};
@@ -53,6 +53,12 @@ pub(crate) struct Oracle {
     pub(crate) acked: u64,
     pub(crate) reads: u64,
     pub(crate) unknown: u64,
+    /// Committed configurations by position; the first one is the founders'.
+    memberships: BTreeMap<Index, Membership>,
+    /// When each leader was seen last: its term and commit index.
+    led: BTreeMap<NodeId, (Term, Index)>,
+    /// The snapshot that each member had when it was seen last.
+    snapshots: BTreeMap<NodeId, Index>,
     /// Digests of the state by position (I19).
     states: BTreeMap<Index, Digest>,
 }
@@ -71,6 +77,7 @@ impl Oracle {
     /// After a turn of a member.
     pub(crate) fn observe(&mut self, raft: &Raft) {
         self.checker.observe_one(raft);
+        self.observe_rules(raft);
         let promised = self.promised.entry(raft.node()).or_default();
         if let Some((index, digest)) = promised.log {
             let kept = index < raft.log_start().index || raft.digest_at(index) == Some(digest);
@@ -80,6 +87,76 @@ impl Oracle {
         }
     }
 
+    /// What a leader may commit (§5.4.2), when it may change the configuration (B26), and what a snapshot contains
+    /// (I15).
+    fn observe_rules(&mut self, raft: &Raft) {
+        if self.memberships.is_empty() && raft.membership_index() == Index::ZERO {
+            self.memberships.insert(Index::ZERO, Membership::clone(raft.membership()));
+        }
+        let (node, term, commit_index) = (raft.node(), raft.current_term(), raft.commit_index());
+        if raft.role() == RoleKind::Leader {
+            let before = self.led.insert(node, (term, commit_index));
+            if before.is_some_and(|(led, before)| led == term && before < commit_index) {
+                let committed = raft.term_at(commit_index);
+                assert!(
+                    committed.is_none_or(|committed| committed == term),
+                    "I4: {node} leads term {term} and commits by counting replicas of an entry of {committed:?}"
+                );
+            }
+            let changed = raft.membership_index();
+            assert!(
+                raft.is_established() || raft.term_at(changed) != Some(term),
+                "I12: {node} changes the configuration at {changed}, before it has committed in its term {term}"
+            );
+        }
+        let snapshot = raft.snapshot();
+        if self.snapshots.insert(node, snapshot.last_included.index)
+            != Some(snapshot.last_included.index)
+        {
+            self.snapshot(node, snapshot);
+        }
+    }
+
+    /// A snapshot is of what was committed, with the configuration that was in force there (I15).
+    pub(crate) fn snapshot(&self, node: NodeId, snapshot: &SnapshotMeta) {
+        let at = snapshot.last_included.index;
+        if let Some(digest) = self.entries.get(&at) {
+            assert!(*digest == snapshot.digest, "I15: {node} has another snapshot at {at}");
+        }
+        if let Some((_, membership)) = self.memberships.range(..=at).next_back() {
+            assert!(
+                *membership == snapshot.membership,
+                "I15: the snapshot of {node} at {at} has the configuration {:?}, not {membership:?}",
+                snapshot.membership
+            );
+        }
+    }
+
+    /// A checkpoint is about to be written: of nothing that the own log does not hold durably (I15).
+    pub(crate) fn checkpoint(&self, raft: &Raft, snapshot: &SnapshotMeta) {
+        let at = snapshot.last_included.index;
+        let (durable, committed) = (raft.durable_index(), raft.commit_index());
+        assert!(
+            at <= durable && at <= committed,
+            "I15: {} takes a snapshot at {at}, its log is durable up to {durable} and committed up to {committed}",
+            raft.node()
+        );
+        self.snapshot(raft.node(), snapshot);
+    }
+
+    /// One change at a time, and voters change only by way of a joint configuration (§6, I12).
+    fn reconfigured(&mut self, index: Index, next: Membership) {
+        if let Some((_, before)) = self.memberships.last_key_value() {
+            let joint = next.outgoing() == before.voters() && !before.is_joint();
+            let left = before.is_joint() && next.voters() == before.voters() && !next.is_joint();
+            assert!(
+                joint || left || next.voters() == before.voters() && !next.is_joint(),
+                "I12: the configuration at {index} is {next:?} after {before:?}"
+            );
+        }
+        self.memberships.insert(index, next);
+    }
+
     /// Log Matching among all.
     pub(crate) fn observe_all<'a>(&mut self, members: impl Iterator<Item = &'a Raft> + Clone) {
         self.checker.observe(members);
@@ -87,6 +164,7 @@ impl Oracle {
 
     pub(crate) fn crashed(&mut self, node: NodeId) {
         self.checker.restarted(node);
+        self.led.remove(&node);
     }
 
     pub(crate) fn formed(&mut self, cluster: ClusterId) {
@@ -224,6 +302,10 @@ impl Oracle {
             let op = self.proposed.remove(&id).unwrap_or_else(|| panic!("nobody asked {id:?}"));
             let answer = self.model.apply(&op);
             self.decided.insert(id, (entry.id.index, answer));
+        }
+        if entry.kind == EntryKind::Membership {
+            let (next, _) = Membership::decode(&entry.payload).expect("committed ones decode");
+            self.reconfigured(entry.id.index, next);
         }
         self.revisions.insert(entry.id.index, self.model.revision());
         self.brought.entry(self.model.revision()).or_insert(entry.id.index);

@@ -219,6 +219,14 @@ impl SimDisk {
         self.with(|state| !state.fail_syncs.is_empty() || state.fail_journal.is_some())
     }
 
+    /// Nothing that was announced fails any more.
+    pub fn fail_no_more(&self) {
+        self.with(|state| {
+            state.fail_syncs.clear();
+            state.fail_journal = None;
+        });
+    }
+
     /// The sync of a directory after `skip` further ones fails, and from then on the file system can only be read,
     /// until power is lost: what a journalling file system does when its journal cannot be written.
     pub fn fail_journal(&self, skip: u64) {
@@ -433,8 +441,15 @@ impl State {
         self.operations += 1;
         let mut hash = self.trace ^ u64::from(kind);
         let path = path.as_os_str().as_encoded_bytes();
-        for byte in path.iter().chain(&offset.to_le_bytes()).chain(bytes) {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01B3).rotate_left(5);
+        for part in [path, &offset.to_le_bytes(), bytes] {
+            // Eight bytes at a time, the last ones filled up with zeros.
+            for word in part.chunks(8) {
+                let mut whole = [0; 8];
+                whole[..word.len()].copy_from_slice(word);
+                hash = (hash ^ u64::from_le_bytes(whole))
+                    .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+                    .rotate_left(29);
+            }
         }
         self.trace = hash;
         Ok(())
@@ -790,9 +805,11 @@ impl DiskFile for SimFile {
         self.with(|state| {
             state.operate(8, &self.path, 0, &[])?;
             // By its present name: files are renamed while they are open.
-            let named = state.names.iter().find(|(_, inode)| **inode == self.inode);
-            let path = named.map_or_else(|| self.path.clone(), |(path, _)| path.to_path_buf());
-            let fails = state.sync_fails(&path);
+            let fails = !state.fail_syncs.is_empty() && {
+                let named = state.names.iter().find(|(_, inode)| **inode == self.inode);
+                let path = named.map_or_else(|| self.path.clone(), |(path, _)| path.to_path_buf());
+                state.sync_fails(&path)
+            };
             if let Some(inode) = state.inodes.get_mut(&self.inode) {
                 let pending = std::mem::take(&mut inode.pending);
                 if !fails {

@@ -23,7 +23,7 @@ impl World {
             return;
         }
         self.later(OCCASION, Happening::Chaos);
-        let machine = self.any_machine();
+        let machine = self.victim();
         if self.faults.chance(self.profile.blackout, 1000) {
             for machine in 0..self.machines.len() {
                 let crash = Crash::Power(self.disks.next_u64());
@@ -61,7 +61,10 @@ impl World {
         let now = self.now;
         let Self { failing, machines, .. } = self;
         failing.retain(|machine, since| {
-            machines[*machine].disk.will_fail() || now - *since < FAILURE_ENDS
+            if machines[*machine].disk.will_fail() {
+                *since = now;
+            }
+            now - *since < FAILURE_ENDS
         });
         let runs = self.machines[machine].process.is_some();
         // Never more than one at a time: a disk that fails forgets what it was given.
@@ -161,11 +164,25 @@ impl World {
         }
     }
 
+    /// Whom a fault befalls.
+    fn victim(&mut self) -> usize {
+        let any = self.any_machine();
+        self.leader().filter(|_| self.profile.hunt).unwrap_or(any)
+    }
+
+    /// The links carry everything again; where leaders are hunted, all but those of the present one.
+    pub(crate) fn partition_ends(&mut self) {
+        self.wires.blocked.clear();
+        if self.profile.hunt && !self.healed && self.faults.chance(1, 2) {
+            self.partition();
+        }
+    }
+
     fn partition(&mut self) {
         self.wires.blocked.clear();
-        let one = self.any_machine();
+        let one = self.victim();
         let count = self.machines.len();
-        let kind = self.faults.below(6);
+        let kind = self.faults.below(if self.profile.hunt { 4 } else { 6 });
         let side: BTreeSet<usize> = (0..count).filter(|_| self.faults.chance(1, 2)).collect();
         for from in 0..count {
             for to in (0..count).filter(|to| *to != from) {
@@ -186,6 +203,7 @@ impl World {
                 }
             }
         }
+        self.marks.hit("partition");
         let delay = self.faults.below(1_500_000);
         self.later(delay, Happening::Heal);
     }

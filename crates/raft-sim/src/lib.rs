@@ -10,6 +10,7 @@ mod client;
 mod clock;
 pub mod disk;
 mod fault;
+pub mod linearizability;
 mod marks;
 mod model;
 mod network;

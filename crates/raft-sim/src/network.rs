@@ -1,7 +1,7 @@
 //! The network: dialled connections with two streams each, which keep order and lose their tail when they break,
 //! and below that (optionally) a network that loses, repeats and reorders the protocol's own messages.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use raft::io::Stream;
 use raft::message::PeerMessage;
@@ -10,7 +10,11 @@ use raft::transport::{PeerAddress, Refused, RefusedReason};
 use raft_core::NodeId;
 
 use crate::process::Machine;
+use crate::profile::pick;
 use crate::world::{Happening, World};
+
+/// Messages that are kept for being replayed.
+const RECORDED_MAX: usize = 1000;
 
 /// A dialled connection; messages travel from the caller to the called.
 #[derive(Debug)]
@@ -33,6 +37,8 @@ pub(crate) struct Wires {
     next: u64,
     /// Links that carry nothing, from and to.
     pub(crate) blocked: BTreeSet<(usize, usize)>,
+    /// Messages that may be replayed, with their connections and epochs.
+    recorded: VecDeque<(u64, u64, PeerMessage)>,
 }
 
 impl Wires {
@@ -210,6 +216,9 @@ impl World {
             if self.network.chance(self.profile.loss, 1000) {
                 return;
             }
+            if self.profile.replay > 0 {
+                self.replay(id, epoch, &message);
+            }
             if self.network.chance(self.profile.duplication, 1000) {
                 let late = self.network.below(10 * self.profile.delay_max);
                 self.later(late, Happening::Arrive(id, epoch, Box::new(message.clone())));
@@ -225,6 +234,22 @@ impl World {
         connection.last_arrival = (connection.last_arrival + 1).max(now + delay);
         let delay = connection.last_arrival - now;
         self.later(delay, Happening::Arrive(id, epoch, Box::new(message)));
+    }
+
+    /// A message of long ago arrives once more, as long as its connection lasts.
+    fn replay(&mut self, id: u64, epoch: u64, message: &PeerMessage) {
+        if self.network.chance(self.profile.replay, 1000) && !self.wires.recorded.is_empty() {
+            let nth = pick(&mut self.network, self.wires.recorded.len());
+            if let Some((id, epoch, message)) = self.wires.recorded.get(nth).cloned() {
+                self.marks.hit("a message replayed");
+                let late = self.network.below(self.profile.delay_max);
+                self.later(late, Happening::Arrive(id, epoch, Box::new(message)));
+            }
+        }
+        if self.wires.recorded.len() >= RECORDED_MAX {
+            self.wires.recorded.pop_front();
+        }
+        self.wires.recorded.push_back((id, epoch, message.clone()));
     }
 
     const fn delay_max(&self) -> u64 {

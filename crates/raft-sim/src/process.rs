@@ -17,7 +17,9 @@ use raft::node::Settings;
 use raft::node::driver::{Driver, Input, SnapshotJob, Start};
 use raft::node::first_request;
 use raft::transport::{Facts, PeerAddress, RefusedReason};
-use raft_core::{EntryId, Incarnation, MemberId, Membership, NodeId, Rng, StateMachine as _, Time};
+use raft_core::{
+    EntryId, Incarnation, MemberId, Membership, NodeId, Rng, StateMachine as _, Time, mutant,
+};
 use raft_kv::Store;
 
 use crate::audit::AtRest;
@@ -134,7 +136,9 @@ impl Machine {
         self.traces = self.trace();
         self.disk = SimDisk::new();
         self.at_rest = None;
-        self.fresh = mint(&mut self.rng);
+        if !mutant::is_active(30) {
+            self.fresh = mint(&mut self.rng);
+        }
         let Settings { peers, join, .. } = &mut self.settings;
         if joins {
             join.append(peers);
@@ -211,7 +215,7 @@ impl Machine {
             driver,
             log: LogWorker::new(log),
             apply,
-            snapshots: SnapshotWorker::new(store),
+            snapshots: SnapshotWorker::new(store, first_request(epoch)),
             inbox: Vec::new(),
             log_queue: Vec::new(),
             apply_queue: Vec::new(),

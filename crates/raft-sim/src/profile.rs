@@ -19,7 +19,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { members: None, faulty: Duration::from_secs(5), audit_every: 50 }
+        Self { members: None, faulty: Duration::from_secs(5), audit_every: 1000 }
     }
 }
 
@@ -35,6 +35,8 @@ pub struct Profile {
     pub loss: u64,
     /// It arrives twice.
     pub duplication: u64,
+    /// One from long ago arrives once more.
+    pub replay: u64,
     /// It overtakes or is overtaken.
     pub reordering: u64,
     /// A connection breaks.
@@ -53,6 +55,8 @@ pub struct Profile {
     pub blackout: u64,
     /// Some links stop carrying anything.
     pub partition: u64,
+    /// It is the leader that is cut off or dies, and the next one as soon as that is over.
+    pub hunt: bool,
     /// A process is paused.
     pub pause: u64,
     /// A sync of a file fails.
@@ -106,25 +110,30 @@ impl Profile {
         let (loss, duplication, reordering) = (rate(50), rate(50), rate(100));
         let (reset, disk_stall, pause) = (rate(5), rate(5), rate(10));
         let (crash, power, blackout) = (rate(20), rate(20), rate(4));
-        let (partition, sync_failure) = (rate(20), rate(5));
-        let drawn = [1, 3, 3, 3, 3, 3, 5][pick(rng, 7)];
+        let (mut partition, sync_failure) = (rate(20), rate(5));
+        let drawn = [1, 3, 3, 3, 3, 5, 5][pick(rng, 7)];
         let members = options.members.unwrap_or(drawn);
         let mut seldom = |max: u64| if more.chance(1, 4) { 1 + more.below(max) } else { 0 };
         let (journal_failure, full, clock) = (seldom(4), seldom(8), seldom(10));
         let (mut wipe, mut rot) = (seldom(10), seldom(10));
         let mut page_tears = seldom(2) > 0;
-        let transfer = seldom(20);
+        let (transfer, replay) = (seldom(20), seldom(30));
+        let hunt = seldom(4) > 0;
         let change = if more.chance(1, 2) { 5 + more.below(60) } else { 0 };
         let shrink = change > 0 && more.chance(1, 2);
         // Whoever loses a disk needs a quorum of others, and somebody who replaces the member.
         if shrink || members < 3 {
             (wipe, rot, page_tears) = (0, 0, false);
         }
+        if hunt {
+            partition = partition.max(20);
+        }
         let lease = change > 0 && clock == 0 && more.chance(1, 2);
         Self {
             members,
             loss,
             duplication,
+            replay,
             reordering,
             reset,
             delay_max: [500, 2_000, 20_000][pick(rng, 3)],
@@ -134,6 +143,7 @@ impl Profile {
             power,
             blackout,
             partition,
+            hunt,
             pause,
             sync_failure,
             journal_failure,
@@ -152,7 +162,7 @@ impl Profile {
             checkpoint_entries: [10, 50, 100_000][pick(rng, 3)],
             trailing_entries: [0, 5, 100][pick(rng, 3)],
             store_segment_bytes: [256, 4096, 1 << 20][pick(rng, 3)],
-            clients: 1 + rng.below(8),
+            clients: 1 + rng.below([4, 12, 24][pick(&mut more, 3)]),
             keys: [1, 4, 50][pick(rng, 3)],
             value_bytes: [8, 100, 4000][pick(rng, 3)],
             think_max: [1_000, 20_000, 100_000][pick(rng, 3)],

@@ -7,8 +7,9 @@ use std::time::Duration;
 use raft::apply::ApplyRequest;
 use raft::error::NodeError;
 use raft::log::LogCompletion;
+use raft::log::snapshot::SnapshotRequest;
 use raft::message::PeerMessage;
-use raft::node::driver::{Configurations, Input, Outputs, run_snapshot_job};
+use raft::node::driver::{Configurations, Input, Outputs, SnapshotJob, run_snapshot_job};
 use raft_core::{NodeId, Raft, Rng};
 use raft_kv::Store;
 
@@ -81,7 +82,7 @@ pub(crate) struct World {
     pub(crate) healed: bool,
     /// What a blown fuse means on each machine.
     pub(crate) fuses: BTreeMap<usize, Crash>,
-    /// Machines whose next stop by a failed disk is the world's doing, and since when.
+    /// Machines whose next stop by a failed disk is the world's doing, and when that was still to come.
     pub(crate) failing: BTreeMap<usize, u64>,
     pub(crate) operator: Operator,
     pub(crate) marks: Marks,
@@ -213,7 +214,7 @@ impl World {
             }
             Happening::Start(machine) => self.start(machine),
             Happening::Resume(machine) => self.machines[machine].paused = false,
-            Happening::Heal => self.wires.blocked.clear(),
+            Happening::Heal => self.partition_ends(),
             Happening::Space(machine) => self.machines[machine].disk.set_capacity(None),
             Happening::ClockRuns(machine, rate) => {
                 self.machines[machine].clock.set_rate(self.now, rate);
@@ -408,6 +409,17 @@ impl World {
 
     fn carry_out(&mut self, machine: usize, out: Outputs<Store>) {
         let node = self.machines[machine].node();
+        if let Some(peer) = out.disconnect.first() {
+            panic!("I22: n{} finds that {peer} contradicts itself or others", machine + 1);
+        }
+        if let Some(raft) = self.machines[machine].process.as_ref().and_then(|p| p.driver.raft()) {
+            for job in &out.snapshot {
+                if let SnapshotJob::Work(SnapshotRequest::Write(meta, _)) = job {
+                    self.marks.hit("checkpoint");
+                    self.oracle.checkpoint(raft, meta);
+                }
+            }
+        }
         for request in &out.apply {
             if let ApplyRequest::Entries { entries, .. } = request {
                 self.oracle.applies(node, entries);
@@ -582,6 +594,7 @@ impl World {
         else {
             return;
         };
+        self.check_progress(raft);
         let before = self.oracle.committed();
         self.oracle.observe(raft);
         let after = self.oracle.committed();
@@ -617,6 +630,10 @@ impl World {
             self.machines[machine].paused = false;
             self.machines[machine].disk.set_fuse(None);
             self.machines[machine].disk.set_capacity(None);
+            self.machines[machine].disk.fail_no_more();
+            if self.machines[machine].disk.is_read_only() {
+                self.crash(machine, Crash::Power(0), 0);
+            }
             self.machines[machine].clock.repair(self.now);
             if self.is_doomed(machine) && self.operator.refuses {
                 continue;
@@ -653,7 +670,7 @@ impl World {
     pub(crate) fn picture(&self) -> String {
         let mut text = String::new();
         for machine in &self.machines {
-            text += &format!("{} ", machine.address);
+            text += &format!("{} {} ", machine.address, machine.node());
             let Some(process) = &machine.process else {
                 text += "down\n";
                 continue;
@@ -669,6 +686,7 @@ impl World {
                     process.apply.applied(),
                     raft.log_start()
                 );
+                text += &format!("\n    {:?}", raft.membership());
                 for (peer, progress) in raft.progress() {
                     let (matched, next) = (progress.match_index(), progress.next_index());
                     let state = progress.state();

@@ -93,11 +93,14 @@ pub struct ForwardAdminReply {
 }
 
 /// How a snapshot travels. The receiver asks for what it lacks, so that a transfer broken on either side
-/// goes on where it stopped.
+/// goes on where it stopped. Every message carries the number that the sender gave to the transfer; it never gives
+/// one twice, in no life of its, so that what is said of an earlier transfer is told from the present one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SnapshotMessage {
     /// Sender → receiver: what there is.
     Offer {
+        /// The transfer that begins.
+        transfer: u64,
         /// Leader's term.
         term: Term,
         /// Position, digest and configuration.
@@ -107,15 +110,15 @@ pub enum SnapshotMessage {
     },
     /// Receiver → sender: for each blob of the offer, how many bytes of it are already durable here.
     Have {
-        /// Which offer.
-        snapshot: EntryId,
+        /// Which transfer.
+        transfer: u64,
         /// One number a blob, in the order of the offer.
         bytes: Vec<u64>,
     },
     /// Sender → receiver: the next bytes of a blob.
     Chunk {
-        /// Which offer.
-        snapshot: EntryId,
+        /// Which transfer.
+        transfer: u64,
         /// Position in the offer's list of blobs.
         blob: u32,
         /// Where in the blob.
@@ -125,17 +128,17 @@ pub enum SnapshotMessage {
     },
     /// Receiver → sender: everything up to here is written; send more.
     Ack {
-        /// Which offer.
-        snapshot: EntryId,
+        /// Which transfer.
+        transfer: u64,
         /// Position in the offer's list of blobs.
         blob: u32,
         /// Bytes of that blob written.
         offset: u64,
     },
-    /// Receiver → sender: not wanted, or it failed; the text is for the log.
+    /// Either way: not wanted, or it failed; the text is for the log.
     Abort {
-        /// Which offer.
-        snapshot: EntryId,
+        /// Which transfer.
+        transfer: u64,
         /// Why.
         reason: String,
     },

@@ -30,8 +30,8 @@ pub enum Origin {
 enum State {
     /// Waits for a leader.
     Held(Admin),
-    /// With the leader.
-    Left(Admin),
+    /// With the leader of this term.
+    Left(Admin, Term),
     /// The node to add has not shown up.
     Unseen(MemberInfo),
     /// The change's first entry stands at this index; the configuration is still joint.
@@ -132,7 +132,7 @@ impl Admins {
     pub fn unseen(&self) -> impl Iterator<Item = &str> {
         self.waiting.values().filter_map(|waiting| match &waiting.state {
             State::Unseen(info) => Some(info.peer_address.as_str()),
-            State::Held(_) | State::Left(_) | State::Committed(_) | State::Learner(_) => None,
+            State::Held(_) | State::Left(..) | State::Committed(_) | State::Learner(_) => None,
         })
     }
 
@@ -148,14 +148,14 @@ impl Admins {
         self.waiting.values().any(|waiting| matches!(waiting.state, State::Held(_)))
     }
 
-    /// Lets the held ones leave.
-    pub fn leave(&mut self) -> Vec<(u64, Admin)> {
+    /// Lets the held ones leave for the leader of `term`.
+    pub fn leave(&mut self, term: Term) -> Vec<(u64, Admin)> {
         let mut leaving = Vec::new();
         for (request, waiting) in &mut self.waiting {
             if let State::Held(admin) = &waiting.state {
                 let admin = admin.clone();
                 leaving.push((*request, admin.clone()));
-                waiting.state = State::Left(admin);
+                waiting.state = State::Left(admin, term);
             }
         }
         leaving
@@ -164,7 +164,7 @@ impl Admins {
     /// The node asked does not lead: certainly nothing happened, so another one may be asked.
     pub fn not_leader(&mut self, request: u64) {
         if let Some(waiting) = self.waiting.get_mut(&request)
-            && let State::Left(admin) = &waiting.state
+            && let State::Left(admin, _) = &waiting.state
         {
             waiting.state = State::Held(admin.clone());
         }
@@ -228,8 +228,8 @@ impl Admins {
     /// Another node leads now: a transfer to it that was asked for elsewhere has succeeded.
     pub fn leader_changed(&mut self, leader: NodeId) {
         let arrived = |waiting: &Waiting| match &waiting.state {
-            State::Left(Admin::Transfer(target)) => target.is_none_or(|target| target == leader),
-            State::Left(Admin::Membership(_))
+            State::Left(Admin::Transfer(target), _) => target.is_none_or(|target| target == leader),
+            State::Left(Admin::Membership(_), _)
             | State::Held(_)
             | State::Unseen(_)
             | State::Committed(_)
@@ -242,11 +242,44 @@ impl Admins {
         }
     }
 
+    /// An entry of `term` is committed: what went to the leader of an earlier one and stands in no entry before it
+    /// died with that leader, or is still on its way to it.
+    pub fn superseded(&mut self, term: Term) {
+        let lost = |waiting: &Waiting| matches!(waiting.state, State::Left(_, left) if left < term);
+        let over: Vec<_> =
+            self.waiting.iter().filter(|(_, waiting)| lost(waiting)).map(|(r, _)| *r).collect();
+        for request in over {
+            self.finish(request, Err(AdminError::Unknown));
+        }
+    }
+
+    /// Those that wait for a node which became a member otherwise, by an earlier request whose answer was lost.
+    fn finish_known(&mut self, membership: &Membership) {
+        let known: BTreeMap<String, NodeId> = membership
+            .members()
+            .filter_map(|(node, member)| Some((MemberInfo::decode(&member.info)?, node)))
+            .map(|(info, node)| (info.peer_address, node))
+            .collect();
+        let over: Vec<_> = self
+            .waiting
+            .iter()
+            .filter_map(|(request, waiting)| match &waiting.state {
+                State::Unseen(info) => Some((*request, *known.get(&info.peer_address)?)),
+                State::Held(_) | State::Left(..) | State::Committed(_) | State::Learner(_) => None,
+            })
+            .collect();
+        for (request, node) in over {
+            let error = raft_core::MembershipError::AlreadyAMember(node);
+            self.finish(request, Err(AdminError::Refused(error)));
+        }
+    }
+
     /// A configuration is committed at `index`; `request`: one of this node's clients asked for it.
     pub fn committed(&mut self, index: Index, membership: &Membership, request: Option<u64>) {
         if let Some(waiting) = request.and_then(|request| self.waiting.get_mut(&request)) {
             waiting.state = State::Committed(index);
         }
+        self.finish_known(membership);
         if membership.is_joint() {
             return;
         }
@@ -258,7 +291,7 @@ impl Admins {
         for (request, waiting) in &mut self.waiting {
             let at = match waiting.state {
                 State::Committed(at) | State::Learner(at) => at,
-                State::Held(_) | State::Left(_) | State::Unseen(_) => continue,
+                State::Held(_) | State::Left(..) | State::Unseen(_) => continue,
             };
             match waiting.until_voter {
                 Some(node) if !membership.voters().contains(&node) => {
@@ -287,7 +320,7 @@ impl Admins {
                     "no empty node was reached at {}; start one there that joins this cluster. Nothing happened",
                     info.peer_address
                 )),
-                Some(State::Left(_) | State::Committed(_) | State::Learner(_)) | None => {
+                Some(State::Left(..) | State::Committed(_) | State::Learner(_)) | None => {
                     AdminError::Unknown
                 }
             };
@@ -341,6 +374,46 @@ mod tests {
         admins.appended(n(2), 5, n(1));
         assert_eq!(admins.end_change(dropped), Some(Origin::Remote(n(3), 5)));
         assert!(admins.changes.is_empty());
+    }
+
+    fn waits(admins: &mut Admins, request: u64) -> tokio::sync::oneshot::Receiver<Outcome> {
+        let (waiter, answer) = tokio::sync::oneshot::channel();
+        let admin = Admin::Membership(vec![MembershipStep::Remove(n(3))]);
+        admins.hold(request, admin, Some(waiter), Time::from_micros(9));
+        answer
+    }
+
+    type Outcome = Result<Index, AdminError>;
+
+    /// Found by killing leaders while members came and went: the answer was awaited to the end of the long time
+    /// that an addition may take.
+    #[test]
+    fn what_died_with_its_leader_is_unknown_at_once() {
+        let mut admins = Admins::default();
+        let mut lost = waits(&mut admins, 1);
+        assert_eq!(admins.leave(Term(3)).len(), 1);
+        let mut asked = waits(&mut admins, 2);
+        admins.superseded(Term(3));
+        assert!(lost.try_recv().is_err(), "its own term says nothing");
+        admins.superseded(Term(4));
+        assert_eq!(lost.try_recv(), Ok(Err(AdminError::Unknown)));
+        assert!(asked.try_recv().is_err(), "it has not left");
+        assert_eq!(admins.leave(Term(4)).len(), 1);
+    }
+
+    /// The same: the addition had succeeded, and a second request for it waited for an empty node.
+    #[test]
+    fn an_addition_ends_when_the_node_turns_out_to_be_a_member() {
+        let mut admins = Admins::default();
+        let (waiter, mut answer) = tokio::sync::oneshot::channel();
+        let info = MemberInfo { peer_address: String::from("a"), ..MemberInfo::default() };
+        admins.hold_add(1, info.clone(), true, waiter, Time::from_micros(9));
+        let members = |info: &MemberInfo| Membership::from_voters([(n(4), info.encode())]);
+        admins.committed(Index(5), &members(&MemberInfo::default()), None);
+        assert!(answer.try_recv().is_err());
+        admins.committed(Index(6), &members(&info), None);
+        let error = raft_core::MembershipError::AlreadyAMember(n(4));
+        assert_eq!(answer.try_recv(), Ok(Err(AdminError::Refused(error))));
     }
 
     #[test]

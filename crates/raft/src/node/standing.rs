@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use raft_core::{Index, Membership, NodeId, Time};
 
-/// How often those that have not answered are asked again.
+/// How often the others are asked again.
 const ASK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What is known about the own standing.
@@ -31,6 +31,8 @@ pub struct Gate {
     began: u64,
     /// The epoch that the directory has reached: nothing that this process said carried a higher one.
     epoch: u64,
+    /// This node.
+    node: NodeId,
     /// Where the log ended when this process began.
     last_log: Index,
     confirmed: BTreeSet<NodeId>,
@@ -53,6 +55,7 @@ impl Gate {
         now: Time,
     ) -> Self {
         let mut gate = Self {
+            node,
             began: epoch,
             epoch,
             last_log,
@@ -77,17 +80,18 @@ impl Gate {
         &self.verdict
     }
 
-    /// Whom to ask now; nobody before the time for it.
-    pub fn ask(&mut self, now: Time) -> Vec<NodeId> {
+    /// Whom to ask now; nobody before the time for it. `connected` are asked besides the members known here: all of
+    /// those may be gone, and whoever is there knows who came after them.
+    pub fn ask(&mut self, now: Time, connected: impl Iterator<Item = NodeId>) -> Vec<NodeId> {
         if now < self.next_ask || self.verdict != Verdict::Open {
             return Vec::new();
         }
         self.next_ask = now.after(ASK_INTERVAL);
-        self.membership
-            .members()
-            .map(|(node, _)| node)
-            .filter(|n| !self.confirmed.contains(n))
-            .collect()
+        // Also those that have answered: the configuration that they knew then may have been changed since.
+        let mut known: BTreeSet<NodeId> =
+            self.membership.members().map(|(node, _)| node).chain(connected).collect();
+        known.remove(&self.node);
+        known.into_iter().collect()
     }
 
     /// When [`ask`](Self::ask) wants to be called.
@@ -181,6 +185,22 @@ mod tests {
             gate.answer(NodeId::new(3, 1), 5, 0, Index(0), Index(3), &members(3));
             assert!(matches!(gate.verdict(), Verdict::Amnesic(_)));
         }
+    }
+
+    /// Found by the simulator (seed 299): the only other one had answered while the old configuration was in force
+    /// there, was never asked again, and what it knew by then stayed unknown.
+    #[test]
+    fn who_has_answered_is_asked_again_and_may_know_a_newer_configuration() {
+        let (other, away) = (NodeId::new(2, 1), NodeId::new(9, 1));
+        let old = Membership::from_voters([(away, Bytes::new())]);
+        let mut gate = Gate::new(NodeId::new(1, 1), 5, Index(10), old.clone(), Time::ZERO);
+        gate.answer(other, 5, 5, Index(0), Index(10), &old);
+        assert_eq!(*gate.verdict(), Verdict::Open);
+        let asked = gate.ask(Time::from_micros(1_000_000), [other].into_iter());
+        assert_eq!(asked, [other, away]);
+        let new = Membership::from_voters([(other, Bytes::new())]);
+        gate.answer(other, 5, 5, Index(0), Index(11), &new);
+        assert_eq!(*gate.verdict(), Verdict::Confirmed);
     }
 
     #[test]

@@ -127,7 +127,8 @@ fn open<S: StateMachine>(machine: S, settings: &Settings) -> Result<Opening<S>, 
     };
     let start = Start { state, formation: log.formation_state(), epoch: log.epoch() };
     let driver = Driver::new(settings.clone(), start, rng.split(0), BootClock.now())?;
-    let (log, snapshots) = (LogWorker::new(log), SnapshotWorker::new(store));
+    let snapshots = SnapshotWorker::new(store, first_request(log.epoch()));
+    let log = LogWorker::new(log);
     Ok(Opening { driver, log, apply, snapshots, local, peer_epochs })
 }
 

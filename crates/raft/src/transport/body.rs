@@ -211,7 +211,8 @@ fn put_raft(out: &mut BytesMut, message: &Message) {
 
 fn put_snapshot(out: &mut BytesMut, message: &SnapshotMessage) {
     match message {
-        SnapshotMessage::Offer { term, snapshot, blobs } => {
+        SnapshotMessage::Offer { transfer, term, snapshot, blobs } => {
+            out.put_u64_le(*transfer);
             out.put_u64_le(term.0);
             out.snapshot_meta(snapshot);
             out.count(blobs.len());
@@ -219,26 +220,26 @@ fn put_snapshot(out: &mut BytesMut, message: &SnapshotMessage) {
                 out.blob(*blob);
             }
         }
-        SnapshotMessage::Have { snapshot, bytes } => {
-            out.entry_id(*snapshot);
+        SnapshotMessage::Have { transfer, bytes } => {
+            out.put_u64_le(*transfer);
             out.count(bytes.len());
             for bytes in bytes {
                 out.put_u64_le(*bytes);
             }
         }
-        SnapshotMessage::Chunk { snapshot, blob, offset, bytes } => {
-            out.entry_id(*snapshot);
+        SnapshotMessage::Chunk { transfer, blob, offset, bytes } => {
+            out.put_u64_le(*transfer);
             out.put_u32_le(*blob);
             out.put_u64_le(*offset);
             out.bytes(bytes);
         }
-        SnapshotMessage::Ack { snapshot, blob, offset } => {
-            out.entry_id(*snapshot);
+        SnapshotMessage::Ack { transfer, blob, offset } => {
+            out.put_u64_le(*transfer);
             out.put_u32_le(*blob);
             out.put_u64_le(*offset);
         }
-        SnapshotMessage::Abort { snapshot, reason } => {
-            out.entry_id(*snapshot);
+        SnapshotMessage::Abort { transfer, reason } => {
+            out.put_u64_le(*transfer);
             Put::bytes(out, reason.as_bytes());
         }
     }
@@ -450,32 +451,31 @@ fn get_append_entries(input: &mut Reader, log: Option<LogIdentity>) -> Decoded<A
 }
 
 fn get_snapshot(input: &mut Reader, kind: u16) -> Decoded<SnapshotMessage> {
-    if kind == kind::SNAPSHOT_OFFER {
-        return Ok(SnapshotMessage::Offer {
+    let transfer = input.u64("transfer")?;
+    Ok(match kind {
+        kind::SNAPSHOT_OFFER => SnapshotMessage::Offer {
+            transfer,
             term: input.term("term")?,
             snapshot: input.snapshot_meta()?,
             blobs: input.list("blobs", 24, Reader::blob)?,
-        });
-    }
-    let snapshot = input.entry_id("snapshot")?;
-    Ok(match kind {
+        },
         kind::SNAPSHOT_HAVE => {
             let bytes = input.list("blob positions", 8, |input| input.u64("blob position"))?;
-            SnapshotMessage::Have { snapshot, bytes }
+            SnapshotMessage::Have { transfer, bytes }
         }
         kind::SNAPSHOT_CHUNK => SnapshotMessage::Chunk {
-            snapshot,
+            transfer,
             blob: input.u32("blob")?,
             offset: input.u64("offset")?,
             bytes: input.bytes("chunk")?,
         },
         kind::SNAPSHOT_ACK => SnapshotMessage::Ack {
-            snapshot,
+            transfer,
             blob: input.u32("blob")?,
             offset: input.u64("offset")?,
         },
         kind::SNAPSHOT_ABORT => {
-            SnapshotMessage::Abort { snapshot, reason: input.string("reason")? }
+            SnapshotMessage::Abort { transfer, reason: input.string("reason")? }
         }
         unknown => return Err(FrameError { at: 12, problem: Problem::UnknownKind(unknown) }),
     })

@@ -35,7 +35,7 @@ fn blob(seed: u8, len: usize) -> Vec<u8> {
 }
 
 fn worker(disk: &SimDisk) -> SnapshotWorker<SimDisk> {
-    SnapshotWorker::new(SnapshotStore::open(disk.clone(), &dir()).unwrap())
+    SnapshotWorker::new(SnapshotStore::open(disk.clone(), &dir()).unwrap(), 0)
 }
 
 fn leader() -> NodeId {
@@ -103,7 +103,12 @@ fn a_snapshot_travels() {
     assert_eq!(written, [SnapshotEffect::Written(meta(9))]);
     let offer = sender.handle(send(4));
     let outcomes = deliver(&mut sender, &mut receiver, offer, usize::MAX);
-    let received = SnapshotEffect::Received { from: leader(), term: Term(4), snapshot: meta(9) };
+    let received = SnapshotEffect::Received {
+        from: leader(),
+        term: Term(4),
+        snapshot: meta(9),
+        bytes: receiver.counters().received_bytes,
+    };
     assert!(outcomes.contains(&received), "{outcomes:?}");
     assert!(outcomes.contains(&SnapshotEffect::Sent(follower(), meta(9).last_included)));
     to.crash(Crash::Power(1));
@@ -120,22 +125,50 @@ fn a_snapshot_travels() {
     check(&to, meta(12).last_included, &next);
 }
 
-/// An acknowledgement of a transfer that was broken off does not end the next one of the same snapshot (B47).
+/// Whatever is said of a transfer that was broken off does nothing to the next one of the same snapshot (B47): not
+/// to the sender, which would think that everything had arrived or begin a third one, and not to the receiver.
 #[test]
-fn a_stale_acknowledgement_ends_nothing() {
+fn what_is_said_of_an_earlier_transfer_changes_nothing() {
     let (from, to) = (SimDisk::new(), SimDisk::new());
     let (mut sender, mut receiver) = (worker(&from), worker(&to));
     sender.handle(SnapshotRequest::Write(meta(9), Picture(blobs())));
     let offer = sender.handle(send(4));
     deliver(&mut sender, &mut receiver, offer, 2);
     sender.handle(Request::Disconnected(follower()));
+    let stale = |transfer| {
+        let reason = String::from("stale");
+        [
+            SnapshotMessage::Ack { transfer, blob: 0, offset: 1 << 18 },
+            SnapshotMessage::Have { transfer, bytes: vec![1_000_000; 5] },
+            SnapshotMessage::Abort { transfer, reason },
+        ]
+    };
     let offer = sender.handle(send(4));
-    let stale = SnapshotMessage::Ack { snapshot: meta(9).last_included, blob: 0, offset: 1 << 18 };
-    assert_eq!(sender.handle(Request::Message(follower(), stale)), []);
-    let outcomes = deliver(&mut sender, &mut receiver, offer, usize::MAX);
-    let received = SnapshotEffect::Received { from: leader(), term: Term(4), snapshot: meta(9) };
-    assert!(outcomes.contains(&received), "{outcomes:?}");
-    assert!(outcomes.contains(&SnapshotEffect::Sent(follower(), meta(9).last_included)));
+    for message in stale(1) {
+        assert_eq!(sender.handle(Request::Message(follower(), message)), []);
+    }
+    let [SnapshotEffect::Send(_, offer)] = &offer[..] else { panic!("{offer:?}") };
+    let have = receiver.handle(Request::Message(leader(), offer.clone()));
+    for message in stale(1) {
+        assert_eq!(receiver.handle(Request::Message(leader(), message.clone())), []);
+        assert_eq!(sender.handle(Request::Message(follower(), message)), []);
+    }
+    let bytes = Bytes::from(vec![0; 1 << 18]);
+    let chunk = SnapshotMessage::Chunk { transfer: 1, blob: 0, offset: 2 << 18, bytes };
+    let reason = String::from("no such transfer");
+    let abort = SnapshotMessage::Abort { transfer: 1, reason };
+    assert_eq!(
+        receiver.handle(Request::Message(leader(), chunk)),
+        [SnapshotEffect::Send(leader(), abort.clone())]
+    );
+    assert_eq!(sender.handle(Request::Message(follower(), abort)), []);
+    let outcomes = deliver(&mut sender, &mut receiver, have, usize::MAX);
+    let bytes = receiver.counters().received_bytes - (512 << 10);
+    let received =
+        SnapshotEffect::Received { from: leader(), term: Term(4), snapshot: meta(9), bytes };
+    let sent = SnapshotEffect::Sent(follower(), meta(9).last_included);
+    assert_eq!(outcomes, [received, sent], "this one runs to its end, and no other is begun");
+    check(&to, meta(9).last_included, &blobs());
 }
 
 /// Killed after any number of chunks, on either side: what has arrived is not sent again.
@@ -176,23 +209,6 @@ fn an_interrupted_transfer_goes_on() {
 }
 
 /// A power loss may take what was not synced; the rest of the transfer still ends well.
-/// Found by the simulator: the offer is repeated while acknowledgements of the first transfer are under way. With
-/// nothing sent of the second one yet, such an acknowledgement must not end it.
-#[test]
-fn a_late_acknowledgement_does_not_end_the_next_transfer() {
-    let (from, to) = (SimDisk::new(), SimDisk::new());
-    let (mut sender, mut receiver) = (worker(&from), worker(&to));
-    sender.handle(SnapshotRequest::Write(meta(9), Picture(blobs())));
-    let offer = sender.handle(send(4));
-    assert_eq!(deliver(&mut sender, &mut receiver, offer, 2), []);
-    let again = sender.handle(send(4));
-    let late = SnapshotMessage::Ack { snapshot: meta(9).last_included, blob: 0, offset: 256 << 10 };
-    assert_eq!(sender.handle(Request::Message(follower(), late)), []);
-    let outcomes = deliver(&mut sender, &mut receiver, again, usize::MAX);
-    assert!(outcomes.contains(&SnapshotEffect::Sent(follower(), meta(9).last_included)));
-    check(&to, meta(9).last_included, &blobs());
-}
-
 #[test]
 fn a_transfer_survives_power_loss_at_every_operation() {
     let small = vec![blob(1, 150_000), blob(2, 10), blob(3, 70_000)];
@@ -324,34 +340,37 @@ fn old_snapshots_are_pruned() {
 fn nonsense_is_refused() {
     let disk = SimDisk::new();
     let mut worker = worker(&disk);
-    let snapshot = EntryId::new(9, 2);
+    let transfer = 9;
     let nonsense = [
-        SnapshotMessage::Have { snapshot, bytes: vec![1, 2] },
-        SnapshotMessage::Ack { snapshot, blob: 7, offset: u64::MAX },
+        SnapshotMessage::Have { transfer, bytes: vec![1, 2] },
+        SnapshotMessage::Ack { transfer, blob: 7, offset: u64::MAX },
         SnapshotMessage::Chunk {
-            snapshot,
+            transfer,
             blob: 3,
             offset: u64::MAX,
             bytes: Bytes::from_static(b"x"),
         },
-        SnapshotMessage::Abort { snapshot, reason: String::new() },
+        SnapshotMessage::Abort { transfer, reason: String::new() },
         SnapshotMessage::Offer {
+            transfer,
             term: Term(1),
             snapshot: meta(9),
             blobs: vec![BlobId { digest: Digest(1), len: u64::MAX }],
         },
         SnapshotMessage::Offer {
+            transfer,
             term: Term(1),
             snapshot: meta(9),
             blobs: vec![BlobId { digest: Digest(1), len: 10 }],
         },
-        SnapshotMessage::Chunk { snapshot, blob: 0, offset: 5, bytes: Bytes::from_static(b"x") },
+        SnapshotMessage::Chunk { transfer, blob: 0, offset: 5, bytes: Bytes::from_static(b"x") },
         SnapshotMessage::Offer {
+            transfer,
             term: Term(1),
             snapshot: meta(9),
             blobs: vec![BlobId { digest: Digest(1), len: 10 }],
         },
-        SnapshotMessage::Chunk { snapshot, blob: 0, offset: 0, bytes: Bytes::from(vec![0; 10]) },
+        SnapshotMessage::Chunk { transfer, blob: 0, offset: 0, bytes: Bytes::from(vec![0; 10]) },
     ];
     for message in nonsense {
         let effects = worker.handle(Request::Message(leader(), message));

@@ -52,6 +52,8 @@ pub enum SnapshotEffect {
         term: Term,
         /// What it stands for.
         snapshot: SnapshotMeta,
+        /// Bytes of content that came with the last transfer; the others were here.
+        bytes: u64,
     },
     /// The follower has everything.
     Sent(NodeId, EntryId),
@@ -72,6 +74,10 @@ pub struct SnapshotCounters {
 
 /// A snapshot on its way to a follower.
 struct Outgoing<D: Disk> {
+    /// Its number: what the follower says of another one is ignored.
+    transfer: u64,
+    /// Bytes that have left.
+    sent: u64,
     source: StoredSnapshot<D>,
     /// What the receiver has of each blob; `None` until it said so.
     have: Option<Vec<u64>>,
@@ -85,6 +91,10 @@ struct Outgoing<D: Disk> {
 
 /// A snapshot on its way here.
 struct Incoming<D: Disk> {
+    /// The sender's number.
+    transfer: u64,
+    /// Bytes that have arrived.
+    received: u64,
     term: Term,
     meta: SnapshotMeta,
     blobs: Vec<BlobId>,
@@ -98,15 +108,18 @@ pub struct SnapshotWorker<D: Disk> {
     outgoing: BTreeMap<NodeId, Outgoing<D>>,
     /// One at a time: the newest offer wins.
     incoming: Option<(NodeId, Incoming<D>)>,
+    /// The number of the last transfer that this node began.
+    transfer: u64,
     counters: SnapshotCounters,
 }
 
 impl<D: Disk> SnapshotWorker<D> {
-    /// A worker for an open store.
+    /// A worker for an open store. Its transfers are numbered from after `transfer` on, which must lie above every
+    /// number that an earlier life of this node has given.
     #[must_use]
-    pub fn new(store: SnapshotStore<D>) -> Self {
+    pub fn new(store: SnapshotStore<D>, transfer: u64) -> Self {
         let counters = SnapshotCounters::default();
-        Self { store, outgoing: BTreeMap::new(), incoming: None, counters }
+        Self { store, outgoing: BTreeMap::new(), incoming: None, transfer, counters }
     }
 
     /// What travelled so far.
@@ -154,8 +167,9 @@ impl<D: Disk> SnapshotWorker<D> {
             self.incoming = None;
         }
         match self.outgoing.remove(&node) {
-            Some(_) => {
-                vec![SnapshotEffect::SendFailed(node, "the connection broke".to_owned())]
+            Some(outgoing) => {
+                let reason = format!("the connection broke after {} bytes", outgoing.sent);
+                vec![SnapshotEffect::SendFailed(node, reason)]
             }
             None => Vec::new(),
         }
@@ -163,39 +177,42 @@ impl<D: Disk> SnapshotWorker<D> {
 
     fn message(&mut self, from: NodeId, message: SnapshotMessage) -> Vec<SnapshotEffect> {
         match message {
-            SnapshotMessage::Offer { term, snapshot, blobs } => {
-                let id = snapshot.last_included;
-                let outcome = self.offered(from, term, snapshot, blobs);
-                self.received(from, id, outcome)
+            SnapshotMessage::Offer { transfer, term, snapshot, blobs } => {
+                let outcome = self.offered(from, transfer, term, snapshot, blobs);
+                self.received(from, transfer, outcome)
             }
-            SnapshotMessage::Have { snapshot, bytes } => {
-                let Some(outgoing) = self.outgoing_mut(from, snapshot) else { return Vec::new() };
-                outgoing.have = Some(bytes);
+            SnapshotMessage::Have { transfer, bytes } => {
+                let Some(outgoing) = self.outgoing_mut(from, transfer) else { return Vec::new() };
+                if outgoing.have.is_none() {
+                    outgoing.begin(from, bytes);
+                }
                 self.stream(from)
             }
-            SnapshotMessage::Chunk { snapshot, blob, offset, bytes } => {
-                let outcome = self.chunk(from, snapshot, blob, offset, &bytes);
-                self.received(from, snapshot, outcome)
-            }
-            SnapshotMessage::Ack { snapshot, blob, offset } => {
-                let Some(outgoing) = self.outgoing_mut(from, snapshot) else { return Vec::new() };
-                // Before the receiver has answered the offer, nothing was sent that could be acknowledged: this
-                // is about an earlier transfer of the same snapshot.
-                if outgoing.have.is_none() {
-                    return Vec::new();
+            SnapshotMessage::Chunk { transfer, blob, offset, bytes } => {
+                // The transfer that is under way, if any, has nothing to do with this one.
+                if !self.is_arriving(from, transfer) {
+                    let reason = "no such transfer".to_owned();
+                    let abort = SnapshotMessage::Abort { transfer, reason };
+                    return vec![SnapshotEffect::Send(from, abort)];
                 }
+                let outcome = self.chunk(from, transfer, blob, offset, &bytes);
+                self.received(from, transfer, outcome)
+            }
+            SnapshotMessage::Ack { transfer, blob, offset } => {
+                let Some(outgoing) = self.outgoing_mut(from, transfer) else { return Vec::new() };
                 outgoing.unacknowledged.retain(|chunk| *chunk > (blob, offset));
                 self.stream(from)
             }
-            SnapshotMessage::Abort { snapshot, reason } => {
-                if self.outgoing_mut(from, snapshot).is_some() {
+            SnapshotMessage::Abort { transfer, reason } => {
+                // Both sides give numbers: those of one say nothing about the other's.
+                let mut effects = Vec::new();
+                if self.outgoing_mut(from, transfer).is_some() {
                     self.outgoing.remove(&from);
-                    return vec![SnapshotEffect::SendFailed(from, reason)];
+                    effects.push(SnapshotEffect::SendFailed(from, reason));
+                } else if self.is_arriving(from, transfer) {
+                    self.incoming = None;
                 }
-                self.incoming = self.incoming.take().filter(|(sender, incoming)| {
-                    *sender != from || incoming.meta.last_included != snapshot
-                });
-                Vec::new()
+                effects
             }
         }
     }
@@ -203,8 +220,8 @@ impl<D: Disk> SnapshotWorker<D> {
 
 /// Sending.
 impl<D: Disk> SnapshotWorker<D> {
-    fn outgoing_mut(&mut self, to: NodeId, id: EntryId) -> Option<&mut Outgoing<D>> {
-        self.outgoing.get_mut(&to).filter(|outgoing| outgoing.source.meta().last_included == id)
+    fn outgoing_mut(&mut self, to: NodeId, transfer: u64) -> Option<&mut Outgoing<D>> {
+        self.outgoing.get_mut(&to).filter(|outgoing| outgoing.transfer == transfer)
     }
 
     fn offer(&mut self, send: &SendSnapshot) -> Vec<SnapshotEffect> {
@@ -215,12 +232,17 @@ impl<D: Disk> SnapshotWorker<D> {
             let reason = format!("there is no snapshot at or after {}", send.index_min);
             return vec![SnapshotEffect::SendFailed(send.to, reason)];
         };
+        self.transfer += 1;
+        let transfer = self.transfer;
         let message = SnapshotMessage::Offer {
+            transfer,
             term: send.term,
             snapshot: source.meta().clone(),
             blobs: source.blobs().to_vec(),
         };
         let outgoing = Outgoing {
+            transfer,
+            sent: 0,
             source,
             have: None,
             position: 0,
@@ -236,12 +258,7 @@ impl<D: Disk> SnapshotWorker<D> {
     fn stream(&mut self, to: NodeId) -> Vec<SnapshotEffect> {
         let mut effects = Vec::new();
         let Some(outgoing) = self.outgoing.get_mut(&to) else { return effects };
-        let id = outgoing.source.meta().last_included;
-        // A late acknowledgement of an earlier transfer of the same snapshot: this one waits for its `Have`, and
-        // nothing being under way does not mean that everything has arrived.
-        if outgoing.have.is_none() {
-            return effects;
-        }
+        let (transfer, id) = (outgoing.transfer, outgoing.source.meta().last_included);
         loop {
             if outgoing.unacknowledged.len() >= WINDOW {
                 return effects;
@@ -250,7 +267,7 @@ impl<D: Disk> SnapshotWorker<D> {
                 Ok(Some((blob, offset, bytes))) => {
                     let end = offset + to_u64(bytes.len());
                     outgoing.unacknowledged.push((blob, end));
-                    let chunk = SnapshotMessage::Chunk { snapshot: id, blob, offset, bytes };
+                    let chunk = SnapshotMessage::Chunk { transfer, blob, offset, bytes };
                     effects.push(SnapshotEffect::Send(to, chunk));
                 }
                 Ok(None) if outgoing.have.is_some() && outgoing.unacknowledged.is_empty() => {
@@ -262,7 +279,7 @@ impl<D: Disk> SnapshotWorker<D> {
                 Err(error) => {
                     self.outgoing.remove(&to);
                     let reason = error.to_string();
-                    let abort = SnapshotMessage::Abort { snapshot: id, reason: reason.clone() };
+                    let abort = SnapshotMessage::Abort { transfer, reason: reason.clone() };
                     effects.push(SnapshotEffect::Send(to, abort));
                     effects.push(SnapshotEffect::SendFailed(to, reason));
                     return effects;
@@ -273,6 +290,16 @@ impl<D: Disk> SnapshotWorker<D> {
 }
 
 impl<D: Disk> Outgoing<D> {
+    /// The receiver has said what it has of each blob.
+    fn begin(&mut self, to: NodeId, have: Vec<u64>) {
+        let blobs = self.source.blobs();
+        let bytes: u64 = blobs.iter().map(|blob| blob.len).sum();
+        let there: u64 = blobs.iter().zip(&have).map(|(blob, have)| blob.len.min(*have)).sum();
+        let (transfer, at) = (self.transfer, self.source.meta().last_included);
+        tracing::info!(%to, %at, transfer, bytes, there, "sends what is not there of a snapshot");
+        self.have = Some(have);
+    }
+
     /// The next bytes that the receiver lacks.
     fn next_chunk(
         &mut self,
@@ -301,6 +328,7 @@ impl<D: Disk> Outgoing<D> {
                 let bytes = content.slice(from..to);
                 let chunk = (to_u32(self.position), self.offset, bytes);
                 self.offset = to_u64(to);
+                self.sent += to_u64(to - from);
                 counters.sent_bytes += to_u64(to - from);
                 if to == content.len() {
                     self.content = None;
@@ -319,6 +347,7 @@ impl<D: Disk> SnapshotWorker<D> {
     fn offered(
         &mut self,
         from: NodeId,
+        transfer: u64,
         term: Term,
         meta: SnapshotMeta,
         blobs: Vec<BlobId>,
@@ -327,7 +356,6 @@ impl<D: Disk> SnapshotWorker<D> {
         if too_long || blobs.len() > BLOBS_MAX {
             return Err("the offer exceeds a limit".to_owned());
         }
-        let snapshot = meta.last_included;
         let mut bytes = Vec::with_capacity(blobs.len());
         for id in &blobs {
             let known = if self.store.has_intact(*id).map_err(|error| error.to_string())? {
@@ -346,32 +374,40 @@ impl<D: Disk> SnapshotWorker<D> {
             };
             bytes.push(known);
         }
-        self.incoming = Some((from, Incoming { term, meta, blobs, open: None }));
+        let at = meta.last_included;
+        let here: u64 = bytes.iter().sum();
+        let all: u64 = blobs.iter().map(|id| id.len).sum();
+        tracing::info!(%from, %at, transfer, bytes = all, here, "a snapshot arrives");
+        self.incoming =
+            Some((from, Incoming { transfer, received: 0, term, meta, blobs, open: None }));
         let mut effects =
-            vec![SnapshotEffect::Send(from, SnapshotMessage::Have { snapshot, bytes })];
+            vec![SnapshotEffect::Send(from, SnapshotMessage::Have { transfer, bytes })];
         effects.extend(self.finish_if_complete()?);
         Ok(effects)
     }
 
+    /// Whether this is the transfer that is under way to here.
+    fn is_arriving(&self, from: NodeId, transfer: u64) -> bool {
+        let incoming = self.incoming.as_ref();
+        incoming.is_some_and(|(sender, it)| *sender == from && it.transfer == transfer)
+    }
+
+    /// The next bytes of the transfer that is under way.
     fn chunk(
         &mut self,
         from: NodeId,
-        snapshot: EntryId,
+        transfer: u64,
         position: u32,
         offset: u64,
         bytes: &Bytes,
     ) -> Result<Vec<SnapshotEffect>, String> {
-        let Some((_, incoming)) = self.incoming.as_mut().filter(|(sender, incoming)| {
-            *sender == from && incoming.meta.last_included == snapshot
-        }) else {
-            return Err("no such transfer".to_owned());
-        };
+        let Some((_, incoming)) = self.incoming.as_mut() else { return Ok(Vec::new()) };
         let nth = to_usize(u64::from(position));
         let Some(id) = incoming.blobs.get(nth).copied() else {
             return Err(format!("the offer has no blob {position}"));
         };
         let ack = |offset| {
-            let ack = SnapshotMessage::Ack { snapshot, blob: position, offset };
+            let ack = SnapshotMessage::Ack { transfer, blob: position, offset };
             vec![SnapshotEffect::Send(from, ack)]
         };
         let end = offset.saturating_add(to_u64(bytes.len()));
@@ -392,6 +428,7 @@ impl<D: Disk> SnapshotWorker<D> {
         }
         blob::write(&file, id, offset, bytes).map_err(|error| error.to_string())?;
         self.counters.received_bytes += to_u64(bytes.len());
+        incoming.received += to_u64(bytes.len());
         if end == id.len {
             let intact = self.store.complete(id, &file).map_err(|error| error.to_string())?;
             if !intact {
@@ -416,21 +453,21 @@ impl<D: Disk> SnapshotWorker<D> {
             }
         }
         let Some((from, incoming)) = self.incoming.take() else { return Ok(None) };
-        let Incoming { term, meta, blobs, .. } = incoming;
+        let Incoming { received: bytes, term, meta, blobs, .. } = incoming;
         self.store.publish(meta.clone(), blobs).map_err(|error| error.to_string())?;
-        Ok(Some(SnapshotEffect::Received { from, term, snapshot: meta }))
+        Ok(Some(SnapshotEffect::Received { from, term, snapshot: meta, bytes }))
     }
 
     /// Tells the sender when a step failed; what has arrived is kept.
     fn received(
         &mut self,
         from: NodeId,
-        snapshot: EntryId,
+        transfer: u64,
         outcome: Result<Vec<SnapshotEffect>, String>,
     ) -> Vec<SnapshotEffect> {
         outcome.unwrap_or_else(|reason| {
             self.incoming = None;
-            vec![SnapshotEffect::Send(from, SnapshotMessage::Abort { snapshot, reason })]
+            vec![SnapshotEffect::Send(from, SnapshotMessage::Abort { transfer, reason })]
         })
     }
 }

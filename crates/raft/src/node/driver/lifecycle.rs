@@ -137,7 +137,7 @@ impl<S: StateMachine> Driver<S> {
         match gate.verdict().clone() {
             Verdict::Open => {
                 let epoch = gate.epoch();
-                for node in gate.ask(now) {
+                for node in gate.ask(now, self.connected.keys().copied()) {
                     send_formation(network, node, &FormationMessage::StandingAsk { epoch });
                 }
             }

@@ -358,7 +358,7 @@ impl<S: StateMachine> Driver<S> {
     }
 
     fn on_refused(&mut self, address: &str, refused: &Refused) {
-        if refused.reason == RefusedReason::Removed && refused.by_peer && self.raft.is_some() {
+        if refused.reason == RefusedReason::Removed && refused.by_peer {
             self.end(Err(NodeError::Removed));
         } else if refused.reason == RefusedReason::OtherIncarnation && refused.by_peer {
             self.become_amnesic(format!(

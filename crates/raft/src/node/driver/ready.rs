@@ -86,6 +86,7 @@ impl<S: StateMachine> Driver<S> {
         self.checkpoints.busy = false;
         let membership = meta.membership.clone();
         self.admins.committed(at.index, &membership, None);
+        self.admins.superseded(at.term);
         if self.deferred.is_empty() {
             self.out.snapshot.push(SnapshotJob::Open(meta.clone()));
         }
@@ -123,6 +124,7 @@ impl<S: StateMachine> Driver<S> {
             if id.term > self.handed_term {
                 self.handed_term = id.term;
                 self.proposals.superseded(id.term);
+                self.admins.superseded(id.term);
             }
             let point = self.checkpoints.count(id, entry.payload.len());
             batch.push(entry);

@@ -112,7 +112,7 @@ impl<S: StateMachine> Driver<S> {
                     }
                 }
             }
-            for (request, admin) in self.admins.leave() {
+            for (request, admin) in self.admins.leave(term) {
                 self.perform_admin(now, Origin::Local(request), admin, network);
             }
             return;
@@ -141,7 +141,7 @@ impl<S: StateMachine> Driver<S> {
                 network.send(leader, Stream::Control, PeerMessage::Forward(forward));
             }
         }
-        for (request, admin) in self.admins.leave() {
+        for (request, admin) in self.admins.leave(term) {
             let forward = ForwardAdmin { request, admin };
             network.send(leader, Stream::Control, PeerMessage::ForwardAdmin(forward));
         }

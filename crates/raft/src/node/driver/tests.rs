@@ -461,7 +461,7 @@ impl World {
             let node = self.nodes.get_mut(&to).unwrap();
             node.stored.snapshot = picture;
             if let Some(up) = &mut node.up {
-                let effect = SnapshotEffect::Received { from: sender, term, snapshot };
+                let effect = SnapshotEffect::Received { from: sender, term, snapshot, bytes: 0 };
                 up.inbox.push_back(Input::Snapshot(SnapshotDone::Effect(effect)));
             }
             return;
@@ -583,7 +583,8 @@ fn snapshot_job(stored: &mut Stored, job: SnapshotJob<Picture>) -> Option<Input<
         SnapshotJob::Work(SnapshotRequest::Send(send)) => {
             let (snapshot, _) = stored.snapshot.clone()?;
             let (term, blobs) = (send.term, Vec::new());
-            SnapshotEffect::Send(send.to, SnapshotMessage::Offer { term, snapshot, blobs })
+            let offer = SnapshotMessage::Offer { transfer: 1, term, snapshot, blobs };
+            SnapshotEffect::Send(send.to, offer)
         }
         SnapshotJob::Work(
             SnapshotRequest::Message(..)

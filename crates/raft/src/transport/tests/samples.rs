@@ -108,7 +108,7 @@ fn snapshot_meta() -> SnapshotMeta {
 pub(super) fn messages() -> Vec<(&'static str, PeerMessage)> {
     let term = Term(5);
     let raft = |message| PeerMessage::Raft(message);
-    let snapshot = EntryId::new(100, 7);
+    let transfer = 5 << 40;
     let member = Member { info: Bytes::from_static(b"n4"), auto_promote: false };
     vec![
         ("goodbye", PeerMessage::Goodbye),
@@ -244,6 +244,7 @@ pub(super) fn messages() -> Vec<(&'static str, PeerMessage)> {
         (
             "snapshot_offer",
             PeerMessage::Snapshot(SnapshotMessage::Offer {
+                transfer,
                 term,
                 snapshot: snapshot_meta(),
                 blobs: vec![BlobId { digest: Digest(3), len: 1000 }],
@@ -251,12 +252,12 @@ pub(super) fn messages() -> Vec<(&'static str, PeerMessage)> {
         ),
         (
             "snapshot_have",
-            PeerMessage::Snapshot(SnapshotMessage::Have { snapshot, bytes: vec![512, 0] }),
+            PeerMessage::Snapshot(SnapshotMessage::Have { transfer, bytes: vec![512, 0] }),
         ),
         (
             "snapshot_chunk",
             PeerMessage::Snapshot(SnapshotMessage::Chunk {
-                snapshot,
+                transfer,
                 blob: 1,
                 offset: 512,
                 bytes: Bytes::from_static(b"chunk"),
@@ -264,12 +265,12 @@ pub(super) fn messages() -> Vec<(&'static str, PeerMessage)> {
         ),
         (
             "snapshot_ack",
-            PeerMessage::Snapshot(SnapshotMessage::Ack { snapshot, blob: 1, offset: 517 }),
+            PeerMessage::Snapshot(SnapshotMessage::Ack { transfer, blob: 1, offset: 517 }),
         ),
         (
             "snapshot_abort",
             PeerMessage::Snapshot(SnapshotMessage::Abort {
-                snapshot,
+                transfer,
                 reason: "disk full".to_owned(),
             }),
         ),
@@ -313,13 +314,13 @@ pub(super) fn any_message() -> impl Strategy<Value = PeerMessage> {
                 refusal,
             })
         }),
-        1 => (any_id(), any::<u32>(), any::<u64>(), any_bytes()).prop_map(
-            |(snapshot, blob, offset, bytes)| {
-                PeerMessage::Snapshot(SnapshotMessage::Chunk { snapshot, blob, offset, bytes })
+        1 => (any::<u64>(), any::<u32>(), any::<u64>(), any_bytes()).prop_map(
+            |(transfer, blob, offset, bytes)| {
+                PeerMessage::Snapshot(SnapshotMessage::Chunk { transfer, blob, offset, bytes })
             }
         ),
-        1 => (any_id(), vec(any::<u64>(), 0..50)).prop_map(|(snapshot, bytes)| {
-            PeerMessage::Snapshot(SnapshotMessage::Have { snapshot, bytes })
+        1 => (any::<u64>(), vec(any::<u64>(), 0..50)).prop_map(|(transfer, bytes)| {
+            PeerMessage::Snapshot(SnapshotMessage::Have { transfer, bytes })
         }),
         1 => (any::<u64>(), ".{0,40}").prop_map(|(request, text)| {
             PeerMessage::ForwardAdminReply(ForwardAdminReply { request, outcome: Err(text) })

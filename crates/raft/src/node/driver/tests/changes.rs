@@ -47,6 +47,27 @@ fn a_removal_that_is_not_committed_turns_nobody_away() {
     });
 }
 
+/// Found by killing processes: it was added, died before it heard so, and was removed meanwhile.
+#[test]
+fn a_member_that_was_removed_before_it_knew_that_it_was_one_ends() {
+    let mut world = World::cluster(3);
+    world.until_leader();
+    world.add(4, |settings| settings.join = vec![address(1)]);
+    world.start(4);
+    world.run(Duration::from_millis(50));
+    let reason = RefusedReason::Removed;
+    let refused = |by_peer| {
+        let refused = Refused { reason, text: String::from("removed"), by_peer };
+        Input::Refused(address(1), refused)
+    };
+    world.up(4).inbox.push_back(refused(false));
+    world.run(Duration::from_millis(50));
+    assert!(!ended(&world, 4), "nobody else said so");
+    world.up(4).inbox.push_back(refused(true));
+    world.run(Duration::from_millis(50));
+    assert!(matches!(world.up(4).end, Some(Err(NodeError::Removed))));
+}
+
 #[test]
 fn a_member_on_its_way_out_of_a_joint_configuration_still_belongs_to_it() {
     let mut world = World::cluster(3);
@@ -223,4 +244,35 @@ fn a_member_that_lags_answers_a_leader_it_has_never_heard_of() {
     world.up(away).inbox.push_back(broken);
     world.run(Duration::from_millis(50));
     assert_eq!(dialled(&mut world, away).get("n4"), Some(&Some(node)));
+}
+
+/// Found by the simulator: a member that was added and restarted before it had stored anything asked only the
+/// founders whether it had lost something. They were gone, and it stayed silent for ever.
+#[test]
+fn a_new_member_that_restarts_at_once_confirms_with_whoever_is_there() {
+    let mut world = World::cluster(1);
+    world.until_leader();
+    world.add(2, |settings| settings.join = vec![address(1)]);
+    world.start(2);
+    let answer = add(&mut world, 1, 2);
+    world.until("added", |world| world.status(1).membership.voters().len() == 2);
+    world.run(Duration::from_millis(50));
+    drop(answer);
+    let founder = world.status(1).node;
+    let steps = vec![raft_core::MembershipStep::Remove(founder)];
+    let _answer = world.admin(1, Admin::Membership(steps));
+    world.until("alone", |world| ended(world, 1) && world.status(2).role == RoleName::Leader);
+    world.kill(1);
+    // A third one, of which the second founder's data say nothing, begins with the founding configuration only.
+    world.add(3, |settings| settings.join = vec![address(2)]);
+    world.start(3);
+    let _answer = add(&mut world, 2, 3);
+    world.until("formed", |world| world.nodes[&address(3)].stored.formed.is_some());
+    world.kill(3);
+    let stored = &mut world.nodes.get_mut(&address(3)).unwrap().stored;
+    stored.entries.clear();
+    stored.hard_state = HardState::default();
+    (stored.log_start, stored.snapshot) = (EntryId::ZERO, None);
+    world.start(3);
+    world.until("takes part", |world| world.status(3).phase == Phase::Active);
 }

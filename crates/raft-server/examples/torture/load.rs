@@ -1,0 +1,156 @@
+//! Writers under load, and what they know of every write.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use bytes::Bytes;
+use raft_kv::proto::etcdserverpb::{PutRequest, RangeRequest, RangeResponse};
+use raft_server::proto::etcdserverpb::kv_client::KvClient;
+use tonic::transport::Channel;
+
+use crate::MEMBERS;
+use crate::cluster::channel;
+
+/// What a client knows of one write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fate {
+    Acknowledged,
+    Refused,
+    Unknown,
+}
+
+/// Every write of a run by key; no key is written twice.
+pub(crate) type Ledger = BTreeMap<String, Fate>;
+
+/// What writers share.
+pub(crate) struct Load {
+    pub(crate) addresses: Vec<String>,
+    pub(crate) stop: AtomicBool,
+    pub(crate) acknowledged: AtomicU64,
+    /// When the kill came, in microseconds since `began`; never, before it.
+    pub(crate) killed_at: AtomicU64,
+    /// When the first write succeeded that was begun after the kill.
+    pub(crate) first_success: AtomicU64,
+    began: Instant,
+}
+
+impl Load {
+    pub(crate) fn on(addresses: Vec<String>) -> Arc<Self> {
+        Arc::new(Self {
+            addresses,
+            stop: AtomicBool::new(false),
+            acknowledged: AtomicU64::new(0),
+            killed_at: AtomicU64::new(u64::MAX),
+            first_success: AtomicU64::new(u64::MAX),
+            began: Instant::now(),
+        })
+    }
+
+    pub(crate) fn micros(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Writes one key after the other through changing members until told to stop.
+pub(crate) async fn write(load: Arc<Load>, run: String, client: usize) -> Ledger {
+    let mut ledger = Ledger::new();
+    let mut member = client % MEMBERS;
+    let mut connection: Option<KvClient<Channel>> = None;
+    let mut number = 0u64;
+    while !load.stop.load(Ordering::Relaxed) {
+        let Some(kv) = &mut connection else {
+            connection = channel(&load.addresses[member]).await.ok().map(KvClient::new);
+            if connection.is_none() {
+                member = (member + 1) % MEMBERS;
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            continue;
+        };
+        number += 1;
+        let key = format!("{run}/{client}/{number}");
+        let put = PutRequest {
+            key: Bytes::from(key.clone()),
+            value: value_of(&key),
+            ..PutRequest::default()
+        };
+        let asked = load.micros();
+        let answer = tokio::time::timeout(Duration::from_secs(10), kv.put(put)).await;
+        let fate = match answer {
+            Ok(Ok(_)) => {
+                load.acknowledged.fetch_add(1, Ordering::Relaxed);
+                if asked >= load.killed_at.load(Ordering::Relaxed) {
+                    load.first_success.fetch_min(load.micros(), Ordering::Relaxed);
+                }
+                Fate::Acknowledged
+            }
+            Ok(Err(status)) => fate_of(&status),
+            Err(_) => Fate::Unknown,
+        };
+        if fate != Fate::Acknowledged {
+            connection = None;
+            member = (member + 1) % MEMBERS;
+        }
+        ledger.insert(key, fate);
+    }
+    ledger
+}
+
+fn value_of(key: &str) -> Bytes {
+    Bytes::from(format!("value of {key} {}", "x".repeat(64)))
+}
+
+/// The server promises that whatever is not "request timed out" was not and will not be applied. What the
+/// connection itself reports is unknown.
+pub(crate) fn fate_of(status: &tonic::Status) -> Fate {
+    let words = status.message();
+    if words.starts_with("etcdserver: ") && !words.starts_with("etcdserver: request timed out") {
+        Fate::Refused
+    } else {
+        Fate::Unknown
+    }
+}
+
+/// Reads everything through one member and compares it with what the writers know.
+pub(crate) async fn check_ledger(address: &str, ledger: &Ledger) -> Result<()> {
+    let stored = read_all(address).await?;
+    for (key, fate) in ledger {
+        match (fate, stored.get(key.as_bytes())) {
+            (Fate::Acknowledged, None) => bail!("{address}: the acknowledged write {key} is lost"),
+            (Fate::Refused, Some(_)) => bail!("{address}: the refused write {key} was applied"),
+            (_, Some(value)) => {
+                ensure!(*value == value_of(key), "{address}: {key} has a wrong value");
+            }
+            (_, None) => {}
+        }
+    }
+    for key in stored.keys() {
+        let known = std::str::from_utf8(key).is_ok_and(|key| ledger.contains_key(key));
+        ensure!(known, "{address}: {key:?} was never written");
+    }
+    Ok(())
+}
+
+async fn read_all(address: &str) -> Result<BTreeMap<Bytes, Bytes>> {
+    let mut kv = KvClient::new(channel(address).await?).max_decoding_message_size(256 << 20);
+    let mut stored = BTreeMap::new();
+    let mut from = Bytes::from_static(b"\0");
+    loop {
+        let range = RangeRequest {
+            key: from.clone(),
+            range_end: Bytes::from_static(b"\0"),
+            limit: 10_000,
+            ..RangeRequest::default()
+        };
+        let answer: RangeResponse = kv.range(range).await?.into_inner();
+        for pair in answer.kvs {
+            from = Bytes::from([&pair.key[..], b"\0"].concat());
+            stored.insert(pair.key, pair.value);
+        }
+        if !answer.more {
+            return Ok(stored);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Kills real processes under load and checks that no acknowledged write is lost and no refused one appears.
+//!
+//! ```text
+//! cargo run --release --example torture -- leader-kill --rounds 50 --seconds 6
+//! cargo run --release --example torture -- all-kill --rounds 5 --seconds 5
+//! cargo run --release --example torture -- catch-up --writes 100000
+//! cargo run --release --example torture -- snapshot-kill --megabytes 256
+//! cargo run --release --example torture -- synced      # needs strace
+//! ```
+//!
+//! Uses `target/release/rusty-raft` (build it first) and keeps its data under `target/torture`. Exits non-zero on
+//! the first violation and says which.
+
+#![expect(clippy::print_stdout, reason = "its output is for people")]
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+
+mod catch_up;
+mod cluster;
+mod kill;
+mod load;
+mod snapshot_kill;
+mod synced;
+
+use cluster::Cluster;
+
+const MEMBERS: usize = 3;
+
+/// Kills members under load.
+#[derive(Parser)]
+struct Options {
+    /// What to do.
+    scenario: Scenario,
+    /// How often.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Seconds of load a round; the kill comes after half of it.
+    #[arg(long, default_value_t = 4)]
+    seconds: u64,
+    /// Writers, each with one write in flight.
+    #[arg(long, default_value_t = 16)]
+    clients: usize,
+    /// Writes that the stopped member misses (catch-up).
+    #[arg(long, default_value_t = 20_000)]
+    writes: u64,
+    /// The state that a snapshot has to carry (snapshot-kill).
+    #[arg(long, default_value_t = 256)]
+    megabytes: u64,
+    /// First of three ports.
+    #[arg(long, default_value_t = 26_000)]
+    port: u16,
+    /// The program.
+    #[arg(long, default_value = "target/release/rusty-raft")]
+    program: PathBuf,
+    /// Where data goes; removed first.
+    #[arg(long, default_value = "target/torture")]
+    dir: PathBuf,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Scenario {
+    /// kill -9 of the leader.
+    LeaderKill,
+    /// kill -9 of every member at once.
+    AllKill,
+    /// A stopped member misses writes and catches up while the others serve.
+    CatchUp,
+    /// A snapshot goes on where it stopped when its receiver, then its sender is killed.
+    SnapshotKill,
+    /// With strace attached: a quorum completes an fdatasync before each of 100 answers to one client.
+    Synced,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let options = Options::parse();
+    let mut cluster = Cluster::new(&options)?;
+    for member in 0..MEMBERS {
+        cluster.start(member)?;
+    }
+    let began = Instant::now();
+    cluster.wait_for_leader().await?;
+    println!("a leader after {} ms", began.elapsed().as_millis());
+    match options.scenario {
+        Scenario::LeaderKill => kill::kill_rounds(&mut cluster, &options, false).await,
+        Scenario::AllKill => kill::kill_rounds(&mut cluster, &options, true).await,
+        Scenario::CatchUp => catch_up::catch_up(&mut cluster, &options).await,
+        Scenario::SnapshotKill => snapshot_kill::snapshot_kill(&mut cluster, &options).await,
+        Scenario::Synced => synced::synced(&cluster).await,
+    }
+}
