@@ -275,6 +275,9 @@ impl<S: StateMachine> Driver<S> {
             }
             Input::Accepted(hello) => {
                 self.note_epoch(hello.node, hello.epoch);
+                if let Some(gate) = &mut self.gate {
+                    gate.ask_at_once(now);
+                }
                 // Of two nodes of which one is empty each must be able to answer the other.
                 let strangers = hello.cluster.is_none() || self.formation.is_some();
                 // A member that has moved is answered at its new address, or it could never announce that. One that was
@@ -329,6 +332,9 @@ impl<S: StateMachine> Driver<S> {
         }
         if let Some(raft) = &mut self.raft {
             raft.peer_connected(now, hello.node);
+        }
+        if let Some(gate) = &mut self.gate {
+            gate.ask_at_once(now);
         }
         self.connected.insert(hello.node, address);
         self.view.connections_changed();
