@@ -10,6 +10,7 @@ mod gateway;
 mod kv;
 mod leases;
 mod membership;
+mod other_cluster;
 mod port;
 mod supervisor;
 mod support;

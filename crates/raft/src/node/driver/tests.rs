@@ -652,8 +652,8 @@ fn a_restarted_member_keeps_everything_and_takes_part_once_a_quorum_confirms() {
 /// out an election timeout another 400.
 #[test]
 fn members_that_were_killed_together_have_a_leader_long_before_an_election_timeout() {
+    let mut world = World::cluster(3);
     for _ in 0..20 {
-        let mut world = World::cluster(3);
         world.until_leader();
         for number in 1..=3 {
             world.kill(number);
