@@ -266,9 +266,14 @@ impl<S: StateMachine> Driver<S> {
             }
         }
         // Whoever waits for an answer there may be another node than the member that is known at that address: a
-        // wiped one must hear that it is.
+        // wiped one must hear that it is. But a member that is reached there stays: a stranger only says so.
         for (address, node) in &self.callers {
-            dial.insert(address, Some(*node));
+            let expected = match dial.get(address.as_str()).copied().flatten() {
+                Some(member) if self.connected.get(&member) == Some(address) => Some(member),
+                Some(member) if member != *node => None,
+                _ => Some(*node),
+            };
+            dial.insert(address, expected);
         }
         dial.remove(self.info.peer_address.as_str());
         dial.into_iter()
