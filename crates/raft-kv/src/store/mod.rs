@@ -230,7 +230,10 @@ impl StateMachine for Store {
     fn query(&self, query: Query) -> Result<Answer, KvError> {
         match query {
             Query::By(caller, query) => self.answer(Some(&caller), *query),
-            query => self.answer(None, query),
+            query
+            @ (Query::Range(_) | Query::Lease { .. } | Query::Leases | Query::MayRenew(_)) => {
+                self.answer(None, query)
+            }
         }
     }
 

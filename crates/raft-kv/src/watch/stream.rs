@@ -23,18 +23,15 @@ const COMPACTED: &str = "mvcc: required revision has been compacted";
 const TOO_MANY: &str = "etcdserver: too many requests";
 
 /// Why a watcher is not permitted, in the long form that clients find here: code and text.
-const fn reason(refusal: KvError) -> &'static str {
-    match refusal {
-        KvError::UserEmpty => {
-            "rpc error: code = InvalidArgument desc = etcdserver: user name is empty"
-        }
-        KvError::InvalidAuthToken => {
-            "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token"
-        }
-        KvError::OldAuthRevision => {
-            "rpc error: code = InvalidArgument desc = etcdserver: revision of auth store is old"
-        }
-        _ => "rpc error: code = PermissionDenied desc = etcdserver: permission denied",
+fn reason(refusal: KvError) -> &'static str {
+    if refusal == KvError::UserEmpty {
+        "rpc error: code = InvalidArgument desc = etcdserver: user name is empty"
+    } else if refusal == KvError::InvalidAuthToken {
+        "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token"
+    } else if refusal == KvError::OldAuthRevision {
+        "rpc error: code = InvalidArgument desc = etcdserver: revision of auth store is old"
+    } else {
+        "rpc error: code = PermissionDenied desc = etcdserver: permission denied"
     }
 }
 

@@ -31,6 +31,9 @@ pub(super) fn of_kv(error: KvError) -> Status {
         Code::NotFound => Status::not_found(message),
         Code::OutOfRange => Status::out_of_range(message),
         Code::FailedPrecondition => Status::failed_precondition(message),
+        Code::PermissionDenied => Status::permission_denied(message),
+        Code::Unauthenticated => Status::unauthenticated(message),
+        Code::Unknown => Status::unknown(message),
         Code::InvalidArgument | _ => Status::invalid_argument(message),
     }
 }
