@@ -28,7 +28,7 @@ pub fn raise_open_files() {
 pub fn quota_bytes() -> u64 {
     let system = sysinfo();
     let unit = u64::from(system.mem_unit).max(1);
-    let machine = u64::try_from(system.totalram).unwrap_or(u64::MAX).saturating_mul(unit);
+    let machine = system.totalram.saturating_mul(unit);
     // "max", or no such file, where there is no limit.
     let group = fs::read_to_string(CGROUP_LIMIT).ok().and_then(|text| text.trim().parse().ok());
     machine.min(group.unwrap_or(u64::MAX)) / MEMORY_PARTS

@@ -7,7 +7,7 @@ use raft_kv::proto::etcdserverpb::{
     PutResponse, RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest, TxnResponse,
 };
 use raft_kv::{
-    Answer, Command, KvError, Query, TXN_OPS_MAX, check_compact, check_delete, check_put,
+    Answer, Command, KvError, Query, Reader, TXN_OPS_MAX, check_compact, check_delete, check_put,
     check_range, check_txn, is_read_only,
 };
 use tokio_stream::Stream;
@@ -15,6 +15,9 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{Etcd, errors};
 use crate::proto::etcdserverpb::kv_server::Kv;
+
+/// Below this size any read of the store takes less than handing it to another thread is worth.
+const SMALL_STORE_BYTES: u64 = 256 << 10;
 
 impl Etcd {
     /// Replicates a command and returns what applying it answered.
@@ -48,6 +51,22 @@ impl Etcd {
         Ok(request)
     }
 
+    /// Reads the store beside the apply thread.
+    async fn look<T: Send + 'static>(
+        &self,
+        is_short: bool,
+        read: impl FnOnce(&Reader) -> Result<T, KvError> + Send + 'static,
+    ) -> Result<T, Status> {
+        if is_short || self.reader.logical_size() < SMALL_STORE_BYTES {
+            return read(&self.reader).map_err(errors::of_kv);
+        }
+        let reader = self.reader.clone();
+        match self.long_reads.run(move || read(&reader)).await {
+            Ok(answer) => answer.map_err(errors::of_kv),
+            Err(error) => Err(Status::internal(format!("etcdserver: the read failed: {error}"))),
+        }
+    }
+
     /// Asks the store, linearizably.
     pub(super) async fn ask(&self, query: Query) -> Result<Answer, Status> {
         let answer = self.node.read(query).await.map_err(|error| errors::of_read(&error))?;
@@ -68,7 +87,8 @@ impl Kv for Etcd {
         request: Request<RangeRequest>,
     ) -> Result<Response<RangeResponse>, Status> {
         let request = self.admit_range(request).await?;
-        let mut response = self.reader.range(&request).map_err(errors::of_kv)?;
+        let one_key = request.range_end.is_empty();
+        let mut response = self.look(one_key, move |reader| reader.range(&request)).await?;
         self.complete(&mut response.header);
         Ok(Response::new(response))
     }
@@ -121,7 +141,7 @@ impl Kv for Etcd {
         if is_read_only(&request) {
             // A read like any other: no entry in the log.
             self.linearize().await?;
-            let mut response = self.reader.txn(&request).map_err(errors::of_kv)?;
+            let mut response = self.look(false, move |reader| reader.txn(&request)).await?;
             self.complete(&mut response.header);
             return Ok(Response::new(response));
         }

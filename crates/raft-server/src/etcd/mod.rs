@@ -12,6 +12,7 @@ mod health;
 mod http;
 mod kv;
 mod lease;
+mod long_reads;
 mod maintenance;
 mod polish;
 mod range_stream;
@@ -100,6 +101,7 @@ pub struct Etcd {
     remaining: mpsc::UnboundedSender<lease::expiry::RemainingRequest>,
     /// To the task that runs the hub of all watchers.
     hub: mpsc::UnboundedSender<HubRequest>,
+    long_reads: long_reads::LongReads,
     /// Of watch streams.
     next_stream: AtomicU64,
     /// True once this member is shutting down.
@@ -141,6 +143,7 @@ impl Etcd {
             renewals,
             remaining,
             hub,
+            long_reads: long_reads::LongReads::new(),
             next_stream: AtomicU64::new(0),
             stop,
         });

@@ -100,7 +100,7 @@ async fn a_corrupt_cluster_and_downgrades_are_told_in_etcds_words() {
         let refused = downgrade(action, version).await;
         assert_refused(refused, code, &format!("etcdserver: {message}"));
     }
-    let version = Ok::<_, Status>("3.7.0".to_owned()).unwrap();
+    let version = "3.7.0".to_owned();
     assert_eq!(downgrade(Validate, "3.6").await.unwrap(), version);
     assert_eq!(downgrade(Enable, "3.6.0").await.unwrap(), version);
     let busy = "etcdserver: cluster has a downgrade job in progress";
