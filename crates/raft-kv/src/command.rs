@@ -9,18 +9,20 @@ use prost::Message;
 use raft_core::{DecodeError, Term};
 
 use crate::proto::etcdserverpb::{
-    AuthDisableRequest, AuthRoleAddRequest, AuthRoleDeleteRequest, AuthRoleGrantPermissionRequest,
-    AuthRoleRevokePermissionRequest, AuthUserDeleteRequest, AuthUserGrantRoleRequest,
-    AuthUserRevokeRoleRequest, CompactionRequest, CompactionResponse, DeleteRangeRequest,
-    DeleteRangeResponse, LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeRequest,
-    LeaseRevokeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, ResponseHeader,
-    TxnRequest, TxnResponse,
+    AlarmRequest, AlarmResponse, AuthDisableRequest, AuthRoleAddRequest, AuthRoleDeleteRequest,
+    AuthRoleGrantPermissionRequest, AuthRoleRevokePermissionRequest, AuthUserDeleteRequest,
+    AuthUserGrantRoleRequest, AuthUserRevokeRoleRequest, CompactionRequest, CompactionResponse,
+    DeleteRangeRequest, DeleteRangeResponse, LeaseGrantRequest, LeaseGrantResponse,
+    LeaseRevokeRequest, LeaseRevokeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
+    ResponseHeader, TxnRequest, TxnResponse,
 };
 use crate::proto::raftkv::command_v1::Kind;
 use crate::proto::raftkv::{
-    AuthEnable, Caller, CommandV1, Expiry, LeaseExpire, LeaseRenew, UserAdd, UserChangePassword,
+    AuthEnable, Caller, CommandV1, Downgrade, Expiry, LeaseExpire, LeaseRenew, UserAdd,
+    UserChangePassword,
 };
 use crate::store::lease::LeaseState;
+use crate::store::notices;
 
 /// The first byte of every command.
 const VERSION: u8 = 1;
@@ -92,6 +94,24 @@ impl Command {
     #[must_use]
     pub const fn lease_expire(term: Term, leases: Vec<Expiry>) -> Self {
         Self::new(Kind::LeaseExpire(LeaseExpire { term: term.0, leases }))
+    }
+
+    /// Raises or clears an alarm.
+    #[must_use]
+    pub const fn alarm(request: AlarmRequest) -> Self {
+        Self::new(Kind::Alarm(request))
+    }
+
+    /// Announces that the cluster is to go back to `target_version`; an empty one takes that back.
+    #[must_use]
+    pub const fn downgrade(target_version: String) -> Self {
+        Self::new(Kind::Downgrade(Downgrade { target_version }))
+    }
+
+    /// What applying it may add to the logical size, in bytes. 0 for what is allowed when there is no space.
+    #[must_use]
+    pub fn growth(&self) -> u64 {
+        notices::growth(&self.kind)
     }
 }
 
@@ -224,6 +244,10 @@ pub enum Response {
     LeaseExpire(Vec<i64>),
     /// To every change of users, roles and permissions, and to enabling and disabling authentication.
     Auth(Option<ResponseHeader>),
+    /// To [`Command::alarm`]: what was raised, cleared or asked for.
+    Alarm(AlarmResponse),
+    /// To [`Command::downgrade`].
+    Downgrade,
 }
 
 /// A question about the state.

@@ -72,6 +72,14 @@ pub enum KvError {
     InvalidAuthManagement,
     /// Users or permissions have changed since it was found out who asks.
     OldAuthRevision,
+    /// The quota is exceeded; what makes the store smaller is allowed.
+    NoSpace,
+    /// A member's state was found to differ from the others'.
+    Corrupt,
+    /// The cluster is about to go back to an older version already.
+    DowngradeInProgress,
+    /// There is no downgrade to take back.
+    NoDowngrade,
 }
 
 /// The gRPC status codes that go with a [`KvError`]. The numbers are gRPC's.
@@ -87,12 +95,16 @@ pub enum Code {
     NotFound = 5,
     /// Whoever asks may not do that.
     PermissionDenied = 7,
+    /// Too much is stored.
+    ResourceExhausted = 8,
     /// Not in this state.
     FailedPrecondition = 9,
     /// A revision outside what is kept, or a number that is too large.
     OutOfRange = 11,
     /// It is not known who asks.
     Unauthenticated = 16,
+    /// Something stored is lost.
+    DataLoss = 15,
 }
 
 impl KvError {
@@ -124,11 +136,15 @@ impl KvError {
             | Self::RoleNotFound
             | Self::RoleNotGranted
             | Self::PermissionNotGranted
-            | Self::AuthNotEnabled => Code::FailedPrecondition,
+            | Self::AuthNotEnabled
+            | Self::DowngradeInProgress
+            | Self::NoDowngrade => Code::FailedPrecondition,
             Self::LeaseNotFound => Code::NotFound,
             Self::PermissionDenied => Code::PermissionDenied,
             Self::InvalidAuthToken => Code::Unauthenticated,
             Self::NoPasswordUser => Code::Unknown,
+            Self::NoSpace => Code::ResourceExhausted,
+            Self::Corrupt => Code::DataLoss,
         }
     }
 
@@ -169,6 +185,10 @@ impl KvError {
             Self::InvalidAuthToken => "etcdserver: invalid auth token",
             Self::InvalidAuthManagement => "etcdserver: invalid auth management",
             Self::OldAuthRevision => "etcdserver: revision of auth store is old",
+            Self::NoSpace => "etcdserver: mvcc: database space exceeded",
+            Self::Corrupt => "etcdserver: corrupt cluster",
+            Self::DowngradeInProgress => "etcdserver: cluster has a downgrade job in progress",
+            Self::NoDowngrade => "etcdserver: no inflight downgrade job",
         }
     }
 }

@@ -44,7 +44,8 @@ const HEALTH: &str = "health.proto";
 const SHARED_PACKAGES: [&str; 5] = ["mvccpb", "authpb", "etcdserverpb", "v3lockpb", "v3electionpb"];
 
 /// The services that tests and the command line call as a client.
-const CLIENTS: [&str; 7] = ["KV", "Watch", "Lease", "Cluster", "Maintenance", "Auth", "Health"];
+const CLIENTS: [&str; 9] =
+    ["KV", "Watch", "Lease", "Cluster", "Maintenance", "Auth", "Health", "Lock", "Election"];
 
 /// Messages with a password, its hash or a token inside: what they print is written by hand.
 const SECRETIVE: [&str; 9] = [

@@ -128,7 +128,7 @@ pub enum Access<'a> {
     Resign,
     /// Health.Check and Health.Watch
     Health,
-    /// What members do by themselves: ending and renewing leases.
+    /// What members do by themselves: ending and renewing leases, raising alarms.
     Member,
 }
 
@@ -142,8 +142,10 @@ impl<'a> Access<'a> {
             Kind::Compact(_) => Self::Compact,
             Kind::LeaseGrant(_) => Self::LeaseGrant,
             Kind::LeaseRevoke(request) => Self::LeaseRevoke(request.id),
-            // A renewal was decided about before it went into a batch.
-            Kind::LeaseRenew(_) | Kind::LeaseExpire(_) => Self::Member,
+            // A renewal was decided about before it went into a batch. Members raise alarms by themselves; those of
+            // clients were decided about before.
+            Kind::LeaseRenew(_) | Kind::LeaseExpire(_) | Kind::Alarm(_) => Self::Member,
+            Kind::Downgrade(_) => Self::Downgrade,
             Kind::AuthEnable(_) => Self::AuthEnable,
             Kind::AuthDisable(_) => Self::AuthDisable,
             Kind::UserAdd(_) => Self::UserAdd,

@@ -7,6 +7,7 @@
 mod compact;
 pub(crate) mod data;
 pub(crate) mod lease;
+pub(crate) mod notices;
 pub(crate) mod read;
 pub(crate) mod segment;
 mod snapshot;
@@ -74,6 +75,8 @@ pub struct Store {
     auth_published: Arc<Published>,
     /// Users or roles have changed since they were published.
     auth_news: bool,
+    /// Changed by the apply thread only.
+    notices: notices::Published,
     /// Whoever waits for new revisions.
     publications: Arc<AtomicWaker>,
     /// The segments of the newest snapshot that was written, so that the next one need not find them again.
@@ -106,6 +109,7 @@ impl Store {
             auth: Arc::default(),
             auth_published: Arc::default(),
             auth_news: false,
+            notices: notices::Published::default(),
             publications: Arc::new(AtomicWaker::new()),
             layout: Arc::new(ArcSwapOption::empty()),
             segment_bytes: segment_bytes.clamp(1, SEGMENT_BYTES),
@@ -115,7 +119,7 @@ impl Store {
     /// A handle for reading from other threads.
     #[must_use]
     pub fn reader(&self) -> Reader {
-        Reader::new(self.published.clone())
+        Reader::new(self.published.clone(), self.notices.clone())
     }
 
     /// A handle for looking at users and roles from other threads.
@@ -179,6 +183,7 @@ impl StateMachine for Store {
     fn apply(&mut self, context: ApplyContext, command: Command) -> Result<Response, KvError> {
         let access = Access::of(&command.kind);
         self.authorize(command.caller.as_ref(), &access)?;
+        self.check_alarms(&command.kind)?;
         match command.kind {
             Kind::Put(request) => self.put(&request).map(Response::Put),
             Kind::DeleteRange(request) => self.delete_range(&request).map(Response::DeleteRange),
@@ -212,6 +217,8 @@ impl StateMachine for Store {
             Kind::RoleRevokePermission(request) => {
                 self.change_auth(|auth| auth.role_revoke_permission(&request))
             }
+            Kind::Alarm(request) => Ok(Response::Alarm(self.alarm(&request))),
+            Kind::Downgrade(request) => self.downgrade(&request).map(|()| Response::Downgrade),
         }
     }
 
@@ -249,6 +256,7 @@ impl StateMachine for Store {
         self.garbage = restored.garbage;
         self.sweep = Sweep::new(restored.compact_revision);
         self.leases.replace(restored.leases);
+        self.notices.store(Arc::new(restored.notices));
         // A picture that is still being written must not leave its segments here.
         self.layout = Arc::new(ArcSwapOption::empty());
         self.auth = Arc::new(restored.auth);

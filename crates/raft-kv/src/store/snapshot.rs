@@ -13,6 +13,7 @@ use crate::store::Store;
 use crate::store::compact::Garbage;
 use crate::store::data::{Data, FIRST_REVISION, Pin, Revision, Version};
 use crate::store::lease::{Lease, LeaseRecord};
+use crate::store::notices::Notices;
 use crate::store::segment::{
     BLOB_LEASES_MAX, Cut, Head, SegmentWriter, decode_leases, decode_segment, encode_leases,
     undecodable,
@@ -29,6 +30,7 @@ pub struct Picture {
     logical_size: u64,
     leases: Vec<LeaseRecord>,
     auth: Arc<AuthState>,
+    notices: Arc<Notices>,
     cut: Cut,
     layout: Arc<ArcSwapOption<Layout>>,
 }
@@ -58,6 +60,7 @@ impl Picture {
             logical_size: store.logical_size,
             leases: store.leases.records(),
             auth: Arc::clone(&store.auth),
+            notices: store.notices.load_full(),
             cut: Cut { average: store.segment_bytes },
             layout,
         }
@@ -104,6 +107,7 @@ impl Snapshot for Picture {
             lease_blobs: 0,
             leases: u64::try_from(self.leases.len()).unwrap_or(u64::MAX),
             auth_blobs: 0,
+            notices: Notices::clone(&self.notices),
         };
         let mut writer = SegmentWriter::default();
         let mut first = Revision::ZERO;
@@ -190,6 +194,7 @@ pub(super) struct Restored {
     pub(super) garbage: Garbage,
     pub(super) leases: BTreeMap<i64, Lease>,
     pub(super) auth: AuthState,
+    pub(super) notices: Notices,
 }
 
 /// Reads a whole snapshot, its segments in parallel.
@@ -245,6 +250,7 @@ pub(super) fn load(source: &dyn SnapshotSource) -> Result<Restored, SnapshotErro
         garbage,
         leases,
         auth,
+        notices: head.notices,
     })
 }
 

@@ -475,7 +475,7 @@ fn views_see_changes_before_the_keys_that_were_written_under_them() {
     let view = store.auth();
     assert_eq!(view.epoch(), view.state().revision());
     let mut changes = store.auth_changes();
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let context = std::task::Context::from_waker(std::task::Waker::noop());
     assert!(changes.poll(&context).is_pending());
     let root = caller(&store, "root");
     let id = raft_core::ApplyContext { id: raft_core::EntryId::new(1, 1) };
@@ -483,7 +483,7 @@ fn views_see_changes_before_the_keys_that_were_written_under_them() {
     assert_ne!(view.epoch(), 0, "not published yet");
     store.flush();
     assert_eq!(view.epoch(), 0);
-    assert_eq!(changes.poll(&mut context), std::task::Poll::Ready(0));
+    assert_eq!(changes.poll(&context), std::task::Poll::Ready(0));
     assert!(changes.poll(&context).is_pending());
     let reader = restored(&store, SEGMENT_BYTES).auth();
     assert_eq!(*reader.state(), *view.state());

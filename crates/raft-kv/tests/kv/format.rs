@@ -8,6 +8,7 @@ use raft_core::{
     StateMachine,
 };
 use raft_kv::proto::authpb::Permission;
+use raft_kv::proto::etcdserverpb::alarm_request::AlarmAction;
 use raft_kv::proto::etcdserverpb::compare::TargetUnion;
 use raft_kv::proto::etcdserverpb::request_op::Request;
 use raft_kv::proto::etcdserverpb::*;
@@ -53,6 +54,8 @@ fn commands() -> Vec<(&'static str, Command)> {
         (GRANT, Command::lease_grant(LeaseGrantRequest { ttl: 60, id: 7 })),
         (REVOKE, Command::lease_revoke(LeaseRevokeRequest { id: 7 })),
         (RENEW, Command::lease_renew(vec![7, -1])),
+        (ALARM, alarm(AlarmAction::Activate, 9)),
+        (DOWNGRADE, Command::downgrade(String::from("3.6"))),
         (EXPIRE, Command::lease_expire(raft_core::Term(3), vec![Expiry { id: 7, renewals: 300 }])),
     ]
 }
@@ -65,6 +68,8 @@ const GRANT: &str = "012a04083c1007";
 const REVOKE: &str = "0132020807";
 const RENEW: &str = "013a120a100700000000000000ffffffffffffffff";
 const EXPIRE: &str = "0142100803120c09070000000000000010ac02";
+const ALARM: &str = "01f20106080110091801";
+const DOWNGRADE: &str = "01fa01050a03332e36";
 const COMPACT: &str = "01220508ac021001";
 
 #[test]
@@ -83,7 +88,7 @@ fn a_command_of_another_version_or_kind_is_refused_with_a_reason() {
         (&b""[..], "the key-value command is empty"),
         (b"\x02\x0a\x00", "the key-value command has version 2; this program knows 1"),
         (b"\x01", "the key-value command is of a kind that this program does not know"),
-        (b"\x01\xf2\x01\x00", "the key-value command is of a kind that this program does not know"),
+        (b"\x01\xba\x02\x00", "the key-value command is of a kind that this program does not know"),
     ] {
         let error = Command::decode(Bytes::from_static(bytes)).unwrap_err();
         assert_eq!(error.0, reason);
@@ -92,7 +97,12 @@ fn a_command_of_another_version_or_kind_is_refused_with_a_reason() {
     assert!(damaged.0.starts_with("the key-value command is damaged"), "{damaged}");
 }
 
-/// Two lives of a key, a tombstone, a transaction's worth of one revision, a compaction, two leases.
+fn alarm(action: AlarmAction, member_id: u64) -> Command {
+    let alarm = AlarmType::Nospace.into();
+    Command::alarm(AlarmRequest { action: action.into(), member_id, alarm })
+}
+
+/// Two lives of a key, a tombstone, a transaction's worth of one revision, a compaction, two leases, an alarm, a downgrade.
 fn small_store() -> Store {
     let mut store = Store::new();
     for command in [
@@ -110,6 +120,8 @@ fn small_store() -> Store {
         Command::lease_grant(LeaseGrantRequest { id: 7, ttl: 60 }),
         Command::lease_grant(LeaseGrantRequest { id: -1, ttl: 300 }),
         Command::lease_renew(vec![7, 7, 8]),
+        alarm(AlarmAction::Activate, 9),
+        Command::downgrade(String::from("3.6")),
     ] {
         apply(&mut store, command).unwrap();
     }
@@ -118,9 +130,9 @@ fn small_store() -> Store {
 
 const SEGMENT: &str = "524b565301030000016200010001320100000161020200013301000101620100000162000100013401000101610001010162";
 const LEASES: &str = "524b564c01ffffffffffffffffff01ac0200073c02";
-const HEAD: &str = "524b564803070589030106010200";
+const HEAD: &str = "524b564804070589030106010201010903332e3600";
 /// As it was before there were users.
-const HEAD_2: &str = "524b5648020705890301060102";
+const HEAD_3: &str = "524b564803070589030106010201010903332e36";
 
 #[test]
 fn snapshots_are_written_and_read_as_ever() {
@@ -131,7 +143,7 @@ fn snapshots_are_written_and_read_as_ever() {
         (0..snapshot.blobs().len()).map(|i| hex(&snapshot.read(i).unwrap())).collect();
     assert_eq!(blobs, [SEGMENT, LEASES, HEAD]);
 
-    for head in [HEAD, HEAD_2] {
+    for head in [HEAD, HEAD_3] {
         let restored = restore(&[unhex(SEGMENT), unhex(LEASES), unhex(head)]).unwrap();
         assert_eq!(restored.digest(), store.digest());
         assert_eq!(restored.revision(), 7);
@@ -226,7 +238,7 @@ const ENABLE: &str = "014a080a06736563726574";
 const DISABLE: &str = "015200";
 const PUT_BY: &str = "010a030a016bc2020a0a05616c69636510ac02";
 const AUTH: &str = "524b564101080110101a06736563726574220e0a0a0a046261726522020801100322180a140a04726f6f741204243262241a04726f6f742200100c2a0d0a0172120808021201611a0162";
-const AUTH_HEAD: &str = "524b5648030100000000000001";
+const AUTH_HEAD: &str = "524b56480401000000000000000001";
 
 #[test]
 fn commands_about_users_encode_and_decode_as_ever() {
@@ -319,7 +331,7 @@ fn a_snapshot_that_makes_no_sense_is_refused_with_a_reason() {
         (vec![segment.clone(), leased(&leases), head.clone()], "the leases' ids do not ascend"),
         (
             vec![segment, leases, newer(&head)],
-            "the head has format version 9; this program knows 3",
+            "the head has format version 9; this program knows 4",
         ),
     ] {
         let error = restore(&blobs).err();
@@ -387,7 +399,7 @@ proptest! {
 
     #[test]
     fn mutated_bytes_never_panic(
-        which in 0..8_usize,
+        which in 0..10_usize,
         changes in vec((any::<usize>(), any::<u8>()), 0..4),
         head_changes in vec((any::<usize>(), any::<u8>()), 0..2),
         cut in proptest::option::weighted(0.2, any::<usize>()),
@@ -406,12 +418,19 @@ proptest! {
             store.digest();
         }
         let all = auth_commands();
-        let golden = unhex(all[which * 2].0);
+        let golden = unhex(all[which % all.len()].0);
         if let Ok(command) = Command::decode(mutate(golden, &changes, cut).into()) {
             apply(&mut store_with_users(), command).ok();
         }
         if let Ok(mut store) = restore(&[segment, unhex(LEASES), head]) {
             // What was accepted behaves like a store.
+            apply(&mut store, alarm(AlarmAction::Deactivate, 0)).unwrap();
+            let corrupt = AlarmRequest {
+                action: AlarmAction::Deactivate.into(),
+                alarm: AlarmType::Corrupt.into(),
+                member_id: 0,
+            };
+            apply(&mut store, Command::alarm(corrupt)).unwrap();
             for key in ["a", "b"] {
                 apply(&mut store, put(key, "new")).unwrap();
                 apply(&mut store, delete(key)).unwrap();
