@@ -9,13 +9,15 @@ use prost::Message;
 use raft_core::{DecodeError, Term};
 
 use crate::proto::etcdserverpb::{
-    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse,
-    LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeRequest, LeaseRevokeResponse, PutRequest,
-    PutResponse, RangeRequest, RangeResponse, TxnRequest, TxnResponse,
+    AlarmRequest, AlarmResponse, CompactionRequest, CompactionResponse, DeleteRangeRequest,
+    DeleteRangeResponse, LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeRequest,
+    LeaseRevokeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, TxnRequest,
+    TxnResponse,
 };
 use crate::proto::raftkv::command_v1::Kind;
-use crate::proto::raftkv::{CommandV1, Expiry, LeaseExpire, LeaseRenew};
+use crate::proto::raftkv::{CommandV1, Downgrade, Expiry, LeaseExpire, LeaseRenew};
 use crate::store::lease::LeaseState;
+use crate::store::notices;
 
 /// The first byte of every command.
 const VERSION: u8 = 1;
@@ -76,6 +78,24 @@ impl Command {
     pub const fn lease_expire(term: Term, leases: Vec<Expiry>) -> Self {
         Self { kind: Kind::LeaseExpire(LeaseExpire { term: term.0, leases }) }
     }
+
+    /// Raises or clears an alarm.
+    #[must_use]
+    pub const fn alarm(request: AlarmRequest) -> Self {
+        Self { kind: Kind::Alarm(request) }
+    }
+
+    /// Announces that the cluster is to go back to `target_version`; an empty one takes that back.
+    #[must_use]
+    pub const fn downgrade(target_version: String) -> Self {
+        Self { kind: Kind::Downgrade(Downgrade { target_version }) }
+    }
+
+    /// What applying it may add to the logical size, in bytes. 0 for what is allowed when there is no space.
+    #[must_use]
+    pub fn growth(&self) -> u64 {
+        notices::growth(&self.kind)
+    }
 }
 
 impl raft_core::Command for Command {
@@ -125,6 +145,10 @@ pub enum Response {
     LeaseRenew(Vec<i64>),
     /// To [`Command::lease_expire`]: those that ended.
     LeaseExpire(Vec<i64>),
+    /// To [`Command::alarm`]: what was raised, cleared or asked for.
+    Alarm(AlarmResponse),
+    /// To [`Command::downgrade`].
+    Downgrade,
 }
 
 /// A question about the state.

@@ -36,6 +36,14 @@ pub enum KvError {
     LeaseExists,
     /// A lease for more seconds than [`LEASE_TTL_MAX`](crate::LEASE_TTL_MAX).
     LeaseTtlTooLarge,
+    /// The quota is exceeded; what makes the store smaller is allowed.
+    NoSpace,
+    /// A member's state was found to differ from the others'.
+    Corrupt,
+    /// The cluster is about to go back to an older version already.
+    DowngradeInProgress,
+    /// There is no downgrade to take back.
+    NoDowngrade,
 }
 
 /// The gRPC status codes that go with a [`KvError`]. The numbers are gRPC's.
@@ -47,10 +55,14 @@ pub enum Code {
     InvalidArgument = 3,
     /// Something named in the request does not exist.
     NotFound = 5,
+    /// Too much is stored.
+    ResourceExhausted = 8,
     /// Not in this state.
     FailedPrecondition = 9,
     /// A revision outside what is kept, or a number that is too large.
     OutOfRange = 11,
+    /// Something stored is lost.
+    DataLoss = 15,
 }
 
 impl KvError {
@@ -67,8 +79,12 @@ impl KvError {
             | Self::InvalidSortOption
             | Self::RequestTooLarge => Code::InvalidArgument,
             Self::Compacted | Self::FutureRevision | Self::LeaseTtlTooLarge => Code::OutOfRange,
-            Self::LeaseExists => Code::FailedPrecondition,
+            Self::LeaseExists | Self::DowngradeInProgress | Self::NoDowngrade => {
+                Code::FailedPrecondition
+            }
             Self::LeaseNotFound => Code::NotFound,
+            Self::NoSpace => Code::ResourceExhausted,
+            Self::Corrupt => Code::DataLoss,
         }
     }
 
@@ -89,6 +105,10 @@ impl KvError {
             Self::LeaseNotFound => "etcdserver: requested lease not found",
             Self::LeaseExists => "etcdserver: lease already exists",
             Self::LeaseTtlTooLarge => "etcdserver: too large lease TTL",
+            Self::NoSpace => "etcdserver: mvcc: database space exceeded",
+            Self::Corrupt => "etcdserver: corrupt cluster",
+            Self::DowngradeInProgress => "etcdserver: cluster has a downgrade job in progress",
+            Self::NoDowngrade => "etcdserver: no inflight downgrade job",
         }
     }
 }

@@ -19,6 +19,7 @@ pub use command::{Answer, Command, Query, Response};
 pub use error::{Code, KvError};
 pub use lease_clock::LeaseClock;
 pub use proto::raftkv::Expiry;
-pub use reader::{Events, PinnedReader, Publications, Reader, is_read_only};
+pub use reader::{Events, PinnedReader, Publications, Reader, Stretch, is_read_only};
 pub use store::lease::{LeaseChange, LeaseChanges, LeaseRecord, LeaseState};
+pub use store::notices::Notices;
 pub use store::{Picture, Store};

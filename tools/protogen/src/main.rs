@@ -44,7 +44,8 @@ const HEALTH: &str = "health.proto";
 const SHARED_PACKAGES: [&str; 5] = ["mvccpb", "authpb", "etcdserverpb", "v3lockpb", "v3electionpb"];
 
 /// The services that tests and the command line call as a client.
-const CLIENTS: [&str; 6] = ["KV", "Watch", "Lease", "Cluster", "Maintenance", "Health"];
+const CLIENTS: [&str; 8] =
+    ["KV", "Watch", "Lease", "Cluster", "Maintenance", "Health", "Lock", "Election"];
 
 fn main() -> Result<()> {
     let check = match env::args().nth(1).as_deref() {

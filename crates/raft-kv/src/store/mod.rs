@@ -7,6 +7,7 @@
 mod compact;
 pub(crate) mod data;
 pub(crate) mod lease;
+pub(crate) mod notices;
 pub(crate) mod read;
 mod segment;
 mod snapshot;
@@ -66,6 +67,8 @@ pub struct Store {
     garbage: Garbage,
     sweep: Sweep,
     leases: Leases,
+    /// Changed by the apply thread only.
+    notices: notices::Published,
     /// Whoever waits for new revisions.
     publications: Arc<AtomicWaker>,
     /// The segments of the newest snapshot that was written, so that the next one need not find them again.
@@ -95,6 +98,7 @@ impl Store {
             garbage: Garbage::new(NEVER_COMPACTED),
             sweep: Sweep::new(NEVER_COMPACTED),
             leases: Leases::default(),
+            notices: notices::Published::default(),
             publications: Arc::new(AtomicWaker::new()),
             layout: Arc::new(ArcSwapOption::empty()),
             segment_bytes: segment_bytes.clamp(1, SEGMENT_BYTES),
@@ -104,7 +108,7 @@ impl Store {
     /// A handle for reading from other threads.
     #[must_use]
     pub fn reader(&self) -> Reader {
-        Reader::new(self.published.clone())
+        Reader::new(self.published.clone(), self.notices.clone())
     }
 
     /// What wakes a task when new revisions are published: one task, the newest that asks.
@@ -154,6 +158,7 @@ impl StateMachine for Store {
     type Snapshot = Picture;
 
     fn apply(&mut self, context: ApplyContext, command: Command) -> Result<Response, KvError> {
+        self.check_alarms(&command.kind)?;
         match command.kind {
             Kind::Put(request) => self.put(&request).map(Response::Put),
             Kind::DeleteRange(request) => self.delete_range(&request).map(Response::DeleteRange),
@@ -165,6 +170,8 @@ impl StateMachine for Store {
             Kind::LeaseExpire(request) => {
                 Ok(Response::LeaseExpire(self.lease_expire(context.id.term, &request)))
             }
+            Kind::Alarm(request) => Ok(Response::Alarm(self.alarm(&request))),
+            Kind::Downgrade(request) => self.downgrade(&request).map(|()| Response::Downgrade),
         }
     }
 
@@ -201,6 +208,7 @@ impl StateMachine for Store {
         self.garbage = restored.garbage;
         self.sweep = Sweep::new(restored.compact_revision);
         self.leases.replace(restored.leases);
+        self.notices.store(Arc::new(restored.notices));
         // A picture that is still being written must not leave its segments here.
         self.layout = Arc::new(ArcSwapOption::empty());
         self.data = Arc::new(restored.data);

@@ -9,8 +9,8 @@
 //!            unless tombstone: mod main - create_revision | version | lease as u64 | value bytes
 //! leases:    "RKVL" | version u8 = 1 | lease …, at most 65,536
 //! lease:     id as u64 | seconds as u64 | renewals
-//! head:      "RKVH" | version u8 = 2 | revision | compact_revision + 1 | logical size | segments | versions
-//!            | lease blobs | leases
+//! head:      "RKVH" | version u8 = 3 | revision | compact_revision + 1 | logical size | segments | versions
+//!            | lease blobs | leases | alarms | (type | member) … | target of a downgrade bytes, empty: none
 //! ```
 //!
 //! A snapshot is its segments, in order, its leases in order of id, and the head. Which keys a lease has is said by
@@ -20,15 +20,17 @@
 use bytes::{BufMut, Bytes};
 use raft_core::SnapshotError;
 
+use crate::proto::etcdserverpb::AlarmType;
 use crate::store::data::{Live, Revision, Version};
 use crate::store::lease::LeaseRecord;
+use crate::store::notices::Notices;
 
 const SEGMENT_MAGIC: &[u8; 4] = b"RKVS";
 const LEASES_MAGIC: &[u8; 4] = b"RKVL";
 const HEAD_MAGIC: &[u8; 4] = b"RKVH";
 const SEGMENT_VERSION: u8 = 1;
 const LEASES_VERSION: u8 = 1;
-const HEAD_VERSION: u8 = 2;
+const HEAD_VERSION: u8 = 3;
 const TOMBSTONE: u8 = 1;
 
 /// Where segments end: a function of their content, so that all members cut alike and a compaction changes
@@ -176,7 +178,7 @@ pub(super) fn decode_leases(content: &[u8]) -> Result<Vec<LeaseRecord>, Snapshot
 }
 
 /// The last blob of a snapshot.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Head {
     pub(super) revision: i64,
     pub(super) compact_revision: i64,
@@ -189,6 +191,7 @@ pub(super) struct Head {
     pub(super) lease_blobs: u64,
     /// How many leases those hold together.
     pub(super) leases: u64,
+    pub(super) notices: Notices,
 }
 
 impl Head {
@@ -203,6 +206,13 @@ impl Head {
         put_varint(&mut out, self.versions);
         put_varint(&mut out, self.lease_blobs);
         put_varint(&mut out, self.leases);
+        let Notices { alarms, downgrade } = &self.notices;
+        put_varint(&mut out, u64::try_from(alarms.len()).unwrap_or(u64::MAX));
+        for (kind, member) in alarms {
+            put_positive(&mut out, i64::from(*kind));
+            put_varint(&mut out, *member);
+        }
+        put_bytes(&mut out, downgrade.as_deref().unwrap_or_default().as_bytes());
         out
     }
 
@@ -216,6 +226,7 @@ impl Head {
             versions: input.varint()?,
             lease_blobs: input.varint()?,
             leases: input.varint()?,
+            notices: decode_notices(&mut input)?,
         };
         if !input.rest.is_empty() {
             return Err(undecodable("the head is longer than it should be"));
@@ -225,6 +236,22 @@ impl Head {
         }
         Ok(head)
     }
+}
+
+fn decode_notices(input: &mut Input<'_>) -> Result<Notices, SnapshotError> {
+    let mut notices = Notices::default();
+    for _ in 0..input.varint()? {
+        let kind = i32::try_from(input.varint()?).unwrap_or(0);
+        if AlarmType::try_from(kind).is_ok_and(|kind| kind != AlarmType::None) {
+            notices.alarms.insert((kind, input.varint()?));
+        } else {
+            return Err(undecodable("an alarm is of an unknown kind"));
+        }
+    }
+    let target = String::from_utf8(input.bytes()?.to_vec())
+        .map_err(|_| undecodable("the version of a downgrade is no text"))?;
+    notices.downgrade = Some(target).filter(|target| !target.is_empty());
+    Ok(notices)
 }
 
 pub(super) fn undecodable(what: &str) -> SnapshotError {

@@ -12,6 +12,7 @@ use crate::store::Store;
 use crate::store::compact::Garbage;
 use crate::store::data::{Data, FIRST_REVISION, Pin, Revision, Version};
 use crate::store::lease::{Lease, LeaseRecord};
+use crate::store::notices::Notices;
 use crate::store::segment::{
     BLOB_LEASES_MAX, Cut, Head, SegmentWriter, decode_leases, decode_segment, encode_leases,
     undecodable,
@@ -27,6 +28,7 @@ pub struct Picture {
     compact_revision: i64,
     logical_size: u64,
     leases: Vec<LeaseRecord>,
+    notices: Arc<Notices>,
     cut: Cut,
     layout: Arc<ArcSwapOption<Layout>>,
 }
@@ -55,6 +57,7 @@ impl Picture {
             compact_revision: store.compact_revision,
             logical_size: store.logical_size,
             leases: store.leases.records(),
+            notices: store.notices.load_full(),
             cut: Cut { average: store.segment_bytes },
             layout,
         }
@@ -100,6 +103,7 @@ impl Snapshot for Picture {
             versions: 0,
             lease_blobs: 0,
             leases: u64::try_from(self.leases.len()).unwrap_or(u64::MAX),
+            notices: Notices::clone(&self.notices),
         };
         let mut writer = SegmentWriter::default();
         let mut first = Revision::ZERO;
@@ -181,6 +185,7 @@ pub(super) struct Restored {
     pub(super) logical_size: u64,
     pub(super) garbage: Garbage,
     pub(super) leases: BTreeMap<i64, Lease>,
+    pub(super) notices: Notices,
 }
 
 /// Reads a whole snapshot, its segments in parallel.
@@ -231,6 +236,7 @@ pub(super) fn load(source: &dyn SnapshotSource) -> Result<Restored, SnapshotErro
         logical_size,
         garbage,
         leases,
+        notices: head.notices,
     })
 }
 

@@ -7,6 +7,7 @@ use raft_core::{
     BlobId, Command as _, MemorySnapshot, Snapshot, SnapshotError, SnapshotSink, SnapshotSource,
     StateMachine,
 };
+use raft_kv::proto::etcdserverpb::alarm_request::AlarmAction;
 use raft_kv::proto::etcdserverpb::compare::TargetUnion;
 use raft_kv::proto::etcdserverpb::request_op::Request;
 use raft_kv::proto::etcdserverpb::*;
@@ -52,6 +53,8 @@ fn commands() -> Vec<(&'static str, Command)> {
         (GRANT, Command::lease_grant(LeaseGrantRequest { ttl: 60, id: 7 })),
         (REVOKE, Command::lease_revoke(LeaseRevokeRequest { id: 7 })),
         (RENEW, Command::lease_renew(vec![7, -1])),
+        (ALARM, alarm(AlarmAction::Activate, 9)),
+        (DOWNGRADE, Command::downgrade(String::from("3.6"))),
         (EXPIRE, Command::lease_expire(raft_core::Term(3), vec![Expiry { id: 7, renewals: 300 }])),
     ]
 }
@@ -64,6 +67,8 @@ const GRANT: &str = "012a04083c1007";
 const REVOKE: &str = "0132020807";
 const RENEW: &str = "013a120a100700000000000000ffffffffffffffff";
 const EXPIRE: &str = "0142100803120c09070000000000000010ac02";
+const ALARM: &str = "01f20106080110091801";
+const DOWNGRADE: &str = "01fa01050a03332e36";
 const COMPACT: &str = "01220508ac021001";
 
 #[test]
@@ -91,7 +96,12 @@ fn a_command_of_another_version_or_kind_is_refused_with_a_reason() {
     assert!(damaged.0.starts_with("the key-value command is damaged"), "{damaged}");
 }
 
-/// Two lives of a key, a tombstone, a transaction's worth of one revision, a compaction, two leases.
+fn alarm(action: AlarmAction, member_id: u64) -> Command {
+    let alarm = AlarmType::Nospace.into();
+    Command::alarm(AlarmRequest { action: action.into(), member_id, alarm })
+}
+
+/// Two lives of a key, a tombstone, a transaction's worth of one revision, a compaction, two leases, an alarm, a downgrade.
 fn small_store() -> Store {
     let mut store = Store::new();
     for command in [
@@ -109,6 +119,8 @@ fn small_store() -> Store {
         Command::lease_grant(LeaseGrantRequest { id: 7, ttl: 60 }),
         Command::lease_grant(LeaseGrantRequest { id: -1, ttl: 300 }),
         Command::lease_renew(vec![7, 7, 8]),
+        alarm(AlarmAction::Activate, 9),
+        Command::downgrade(String::from("3.6")),
     ] {
         apply(&mut store, command).unwrap();
     }
@@ -117,7 +129,7 @@ fn small_store() -> Store {
 
 const SEGMENT: &str = "524b565301030000016200010001320100000161020200013301000101620100000162000100013401000101610001010162";
 const LEASES: &str = "524b564c01ffffffffffffffffff01ac0200073c02";
-const HEAD: &str = "524b5648020705890301060102";
+const HEAD: &str = "524b564803070589030106010201010903332e36";
 
 #[test]
 fn snapshots_are_written_and_read_as_ever() {
@@ -186,7 +198,7 @@ fn a_snapshot_that_makes_no_sense_is_refused_with_a_reason() {
         (vec![segment.clone(), leased(&leases), head.clone()], "the leases' ids do not ascend"),
         (
             vec![segment, leases, newer(&head)],
-            "the head has format version 9; this program knows 2",
+            "the head has format version 9; this program knows 3",
         ),
     ] {
         let error = restore(&blobs).err();
@@ -253,7 +265,7 @@ proptest! {
 
     #[test]
     fn mutated_bytes_never_panic(
-        which in 0..8_usize,
+        which in 0..10_usize,
         changes in vec((any::<usize>(), any::<u8>()), 0..4),
         head_changes in vec((any::<usize>(), any::<u8>()), 0..2),
         cut in proptest::option::weighted(0.2, any::<usize>()),
@@ -268,6 +280,13 @@ proptest! {
         restore(&[unhex(SEGMENT), leases, unhex(HEAD)]).ok();
         if let Ok(mut store) = restore(&[segment, unhex(LEASES), head]) {
             // What was accepted behaves like a store.
+            apply(&mut store, alarm(AlarmAction::Deactivate, 0)).unwrap();
+            let corrupt = AlarmRequest {
+                action: AlarmAction::Deactivate.into(),
+                alarm: AlarmType::Corrupt.into(),
+                member_id: 0,
+            };
+            apply(&mut store, Command::alarm(corrupt)).unwrap();
             for key in ["a", "b"] {
                 apply(&mut store, put(key, "new")).unwrap();
                 apply(&mut store, delete(key)).unwrap();

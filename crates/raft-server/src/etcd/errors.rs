@@ -33,6 +33,8 @@ pub(super) fn of_kv(error: KvError) -> Status {
         Code::NotFound => Status::not_found(message),
         Code::OutOfRange => Status::out_of_range(message),
         Code::FailedPrecondition => Status::failed_precondition(message),
+        Code::ResourceExhausted => Status::resource_exhausted(message),
+        Code::DataLoss => Status::data_loss(message),
         Code::InvalidArgument | _ => Status::invalid_argument(message),
     }
 }
