@@ -60,6 +60,9 @@ pub(crate) struct Process {
     pub(crate) apply: ApplyWorker<Store>,
     pub(crate) snapshots: SnapshotWorker<SimDisk>,
     pub(crate) inbox: Vec<Input<Store>>,
+    /// How far the state machine is, while the driver does not want to be woken for that.
+    pub(crate) unheard: Option<Input<Store>>,
+    pub(crate) waits_for_apply: bool,
     pub(crate) log_queue: Vec<LogRequest>,
     pub(crate) apply_queue: Vec<ApplyRequest<Store>>,
     pub(crate) snapshot_queue: VecDeque<SnapshotJob<Picture>>,
@@ -217,6 +220,8 @@ impl Machine {
             apply,
             snapshots: SnapshotWorker::new(store, first_request(epoch)),
             inbox: Vec::new(),
+            unheard: None,
+            waits_for_apply: false,
             log_queue: Vec::new(),
             apply_queue: Vec::new(),
             snapshot_queue: VecDeque::new(),

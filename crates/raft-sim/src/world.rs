@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use raft::apply::ApplyRequest;
+use raft::apply::{ApplyCompletion, ApplyRequest};
 use raft::error::NodeError;
 use raft::log::LogCompletion;
 use raft::log::snapshot::SnapshotRequest;
@@ -363,6 +363,10 @@ impl World {
     pub(crate) fn wake(&mut self, machine: usize, input: Input<Store>) {
         let life = self.machines[machine].life;
         let Some(process) = self.process(machine) else { return };
+        if matches!(input, Input::Apply(ApplyCompletion::Applied(_))) && !process.waits_for_apply {
+            process.unheard = Some(input);
+            return;
+        }
         process.inbox.push(input);
         if process.inbox.len() == 1 {
             let delay = 1 + self.workload.below(30);
@@ -378,10 +382,12 @@ impl World {
             self.plan_deadline(machine);
             return;
         }
-        let inputs = std::mem::take(&mut process.inbox);
+        let mut inputs: Vec<_> = process.unheard.take().into_iter().collect();
+        inputs.append(&mut process.inbox);
         let mut sent = Sent::default();
         let out = process.driver.turn(now, inputs, &mut sent);
         process.deadline = out.deadline;
+        process.waits_for_apply = out.waits_for_apply;
         let epoch = out.epoch;
         self.carry_out(machine, out);
         for (to, stream, message) in sent.0 {

@@ -84,8 +84,8 @@ impl Layout {
         };
         let mut folders = Vec::new();
         for index in 0..self.addresses.len() {
-            let found = inspect(&StdDisk, &self.data_dir(index));
-            let Some(found) = found.map_err(|error| refuse(error.to_string()))? else { continue };
+            // A folder that cannot be read is refused by its member, or by what comes next.
+            let Ok(Some(found)) = inspect(&StdDisk, &self.data_dir(index)) else { continue };
             check_inspected(&found, &self.addresses).map_err(|error| refuse(error.to_string()))?;
             folders.push(found);
         }
@@ -274,7 +274,8 @@ fn node_config(args: &ClusterArgs, layout: &Layout, settings: &Settings) -> io::
              heartbeat_interval: {:?},\n    \
              request_timeout: {:?},\n    \
              max_request_bytes: {},\n    \
-             watch_progress_interval: {:?},\n\
+             watch_progress_interval: {:?},\n    \
+             max_learners: {},\n{}\
          )\n",
         one_line(&args.config),
         one_line(&layout.config_file()),
@@ -286,6 +287,11 @@ fn node_config(args: &ClusterArgs, layout: &Layout, settings: &Settings) -> io::
         millis(settings.request_timeout),
         settings.request_bytes_max,
         millis(settings.watch_progress_interval),
+        settings.learners_max,
+        settings
+            .quota_bytes
+            .map(|bytes| format!("    quota_backend_bytes: {bytes},\n"))
+            .unwrap_or_default(),
     ))
 }
 

@@ -16,6 +16,7 @@ use arc_swap::ArcSwap;
 use raft_core::{Incarnation, Index, MemberId, Rng, StateMachine, Time};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, Sleep};
@@ -253,7 +254,8 @@ impl Alarm {
     }
 
     fn ring_by(&mut self, deadline: Time, now: Time) {
-        if self.rings_at.is_none_or(|at| deadline < at) {
+        // One that rang while the machine slept, by its own clock, comes too late.
+        if self.rings_at.is_none_or(|at| deadline < at || at <= now) {
             self.sleep.as_mut().reset(Instant::now() + deadline.since(now));
             self.rings_at = Some(deadline);
         }
@@ -290,7 +292,8 @@ impl<S: StateMachine> Ears<S> {
         }
         if waits && !self.something_waits() {
             self.poll.begin();
-            while self.poll.stays_awake() && !self.something_waits() {
+            let in_time = || patience.deadline.is_none_or(|deadline| BootClock.now() < deadline);
+            while self.poll.stays_awake() && in_time() && !self.something_waits() {
                 // Looks at the sockets, too.
                 tokio::task::yield_now().await;
             }
@@ -303,7 +306,8 @@ impl<S: StateMachine> Ears<S> {
         let applied = self.applied.applied();
         if applied > self.known_applied {
             self.known_applied = applied;
-            batch.inputs.push(Input::Apply(ApplyCompletion::Applied(applied)));
+            // Before a request, which may be refused for what waits to be applied.
+            batch.inputs.insert(0, Input::Apply(ApplyCompletion::Applied(applied)));
         }
         while batch.inputs.len() < TURN_INPUTS_MAX {
             let before = batch.inputs.len();
@@ -313,12 +317,21 @@ impl<S: StateMachine> Ears<S> {
             if let Ok(event) = self.events.try_recv() {
                 batch.event(event);
             }
-            if let Ok(request) = self.requests.try_recv() {
-                batch.inputs.push(Input::Request(request));
+            match self.requests.try_recv() {
+                Ok(request) => batch.inputs.push(Input::Request(request)),
+                Err(TryRecvError::Disconnected) => self.abandon(batch),
+                Err(TryRecvError::Empty) => {}
             }
             if batch.inputs.len() == before {
                 break;
             }
+        }
+    }
+
+    /// The last handle is gone.
+    fn abandon(&mut self, batch: &mut Batch<S>) {
+        if !std::mem::replace(&mut self.abandoned, true) {
+            batch.inputs.push(Input::Request(Request::Shutdown));
         }
     }
 
@@ -328,10 +341,7 @@ impl<S: StateMachine> Ears<S> {
             Some(event) = self.events.recv() => batch.event(event),
             request = self.requests.recv(), if !self.abandoned => match request {
                 Some(request) => batch.inputs.push(Input::Request(request)),
-                None => {
-                    self.abandoned = true;
-                    batch.inputs.push(Input::Request(Request::Shutdown));
-                }
+                None => self.abandon(batch),
             },
             () = &mut self.alarm.sleep, if self.alarm.rings_at.is_some() => self.alarm.rings_at = None,
         }

@@ -252,10 +252,18 @@ impl Outbox {
             return;
         }
         match self.stream.try_write(&frames) {
-            Ok(written) if written == frames.len() => frames.clear(),
+            Ok(written) if written == frames.len() => {
+                frames.clear();
+                shrink(&mut frames);
+            }
             Ok(written) => frames.advance(written),
             Err(error) => tracing::trace!(to = ?self.to, %error, "left to the writer"),
         }
+    }
+
+    /// From now on only the writer writes: it is about to say goodbye.
+    pub(super) fn leave_to_writer(&self) {
+        self.writing.set(self.writing.get().max(1));
     }
 
     /// Waits until there is something to write and swaps it into `buffer`, which must be empty. False: there
@@ -276,14 +284,19 @@ impl Outbox {
     pub(super) fn take_now(&self, buffer: &mut BytesMut) -> bool {
         let mut frames = self.frames.borrow_mut();
         self.writing.set(frames.len());
+        shrink(buffer);
         if frames.is_empty() {
             return false;
         }
-        if buffer.capacity() > BUFFER_KEEP_BYTES {
-            *buffer = BytesMut::new();
-        }
         std::mem::swap(&mut *frames, buffer);
         true
+    }
+}
+
+/// Gives back the memory of an empty buffer that one slow moment has made large.
+fn shrink(buffer: &mut BytesMut) {
+    if buffer.capacity() > BUFFER_KEEP_BYTES {
+        *buffer = BytesMut::new();
     }
 }
 

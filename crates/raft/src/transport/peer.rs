@@ -267,6 +267,8 @@ impl Link {
         let end = self.exchange(reader, writer, &established, &outbox, stop).await;
         self.target.connected.set(None);
         self.hub.close_route(node, stream);
+        // The last half of the connection: while a hint is looked for, the other end may hear that it is closed.
+        drop(outbox);
         self.failures = if began.elapsed() >= SUCCESS { 0 } else { self.failures + 1 };
         let address = &self.target.address;
         let mut redialled = None;
@@ -393,6 +395,7 @@ pub(super) async fn flush(
     writer.write().await?;
     if let Some(outbox) = outbox {
         outbox.take_now(&mut writer.buffer);
+        outbox.leave_to_writer();
     }
     // It has no content: it fits.
     codec::encode(&mut writer.buffer, hub.sender(), &PeerMessage::Goodbye).ok();

@@ -64,7 +64,8 @@ impl Acceptor {
 
 impl Transport {
     /// Starts to listen, and gives the way to send and the events. Nobody is dialled before
-    /// [`set_peers`](Self::set_peers). Must run on a current-thread runtime within a `LocalSet`.
+    /// [`set_peers`](Self::set_peers). Must run where tasks of one thread can be
+    /// spawned (a `LocalRuntime` or a `LocalSet`).
     ///
     /// # Errors
     /// [`NodeError::Bind`] when the listen address stays busy for [`BIND_RETRY`] or cannot be used.

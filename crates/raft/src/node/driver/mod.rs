@@ -48,6 +48,8 @@ pub use ports::{Configurations, Input, Outputs, SnapshotDone, SnapshotJob, run_s
 
 /// Entries handed to the apply thread of which it need not be heard at once that they are applied.
 const APPLIED_UNHEARD_MAX: u64 = 1024;
+/// After this time the driver looks how far the state machine is when nothing else has made it look.
+const APPLIED_HEARD_AFTER: Duration = Duration::from_millis(10);
 
 /// Work for the apply thread that waits behind a snapshot being opened.
 #[derive(Debug)]
@@ -170,7 +172,7 @@ impl<S: StateMachine> Driver<S> {
             DataState::Empty { identity, .. } => identity.node(),
             DataState::Formed(formed) => formed.identity.node(),
         };
-        let info = settings.member_info();
+        let info = settings.member_info(S::FEATURE_LEVEL);
         let limits = CheckpointLimits {
             entries: settings.checkpoint_entries,
             bytes: settings.checkpoint_bytes,
@@ -258,7 +260,7 @@ impl<S: StateMachine> Driver<S> {
         self.work_off_ready(now, network);
         self.answer_reads();
         self.write_checkpoint();
-        self.announce_address(now);
+        self.announce_attributes(now);
         self.progress_shutdown(now, network);
         self.check_list(now);
         self.finish_turn(now)
@@ -341,7 +343,7 @@ impl<S: StateMachine> Driver<S> {
             gate.ask_at_once(now);
         }
         self.connected.insert(hello.node, address);
-        self.view.connections_changed();
+        self.connections_changed();
     }
 
     fn is_not_known_at(&self, hello: &Hello) -> bool {
@@ -364,7 +366,13 @@ impl<S: StateMachine> Driver<S> {
         }
         self.connected.remove(&node);
         self.admins.forget_empty(node);
+        self.connections_changed();
+    }
+
+    const fn connections_changed(&mut self) {
         self.view.connections_changed();
+        // Whom a caller's address is expected to lead to depends on who is reached there.
+        self.callers_changed += 1;
     }
 
     fn on_refused(&mut self, address: &str, refused: &Refused) {
@@ -442,7 +450,10 @@ impl<S: StateMachine> Driver<S> {
     fn finish_turn(&mut self, now: Time) -> Outputs<S> {
         self.publish(now);
         let mut out = std::mem::take(&mut self.out);
-        out.deadline = self.deadline();
+        // Nobody is woken for what is applied while nobody waits for it; what is shown must become true all the same.
+        let unheard =
+            (self.applied < self.handed && !self.ended).then(|| now.after(APPLIED_HEARD_AFTER));
+        out.deadline = self.deadline().into_iter().chain(unheard).min();
         out.waits_for_apply = self.reads.any_confirmed()
             || self.stopping.is_some()
             || self.handed.since(self.applied) >= APPLIED_UNHEARD_MAX;

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
 use super::*;
-use crate::apply::ApplyWorker;
+use crate::apply::{ApplyCompletion, ApplyWorker};
 use crate::entry_header::EntryHeader;
 use crate::error::{AdminError, ProposeError, ReadError};
 use crate::log::snapshot::{SnapshotEffect, SnapshotRequest};
@@ -20,8 +20,10 @@ use crate::log::{Formed, FormedState, Identity, LogRequest, RecoveryReport};
 use crate::message::{Admin, SnapshotMessage};
 use crate::node::request::{Request, first_request};
 use crate::node::status::RoleName;
+use crate::transport::PeerAddress;
 
 mod changes;
+mod levels;
 mod repeated;
 
 /// Adds numbers.
@@ -212,6 +214,9 @@ struct Up {
     apply: ApplyWorker<Sum>,
     inbox: VecDeque<Input<Sum>>,
     deadline: Option<Time>,
+    /// How far the state machine is, while the driver does not want to be woken for that.
+    unheard: Option<Input<Sum>>,
+    waits_for_apply: bool,
     dial: Vec<String>,
     connected: BTreeSet<String>,
     next_request: u64,
@@ -298,6 +303,8 @@ impl World {
             apply,
             inbox: VecDeque::new(),
             deadline: Some(now),
+            unheard: None,
+            waits_for_apply: false,
             dial: Vec::new(),
             connected: BTreeSet::new(),
             next_request: first_request(epoch),
@@ -410,9 +417,10 @@ impl World {
             }
             worked = true;
             let mut network = Sent::default();
-            let inputs: Vec<_> = up.inbox.drain(..).collect();
+            let inputs: Vec<_> = up.unheard.take().into_iter().chain(up.inbox.drain(..)).collect();
             let out = up.driver.turn(now, inputs, &mut network);
             up.deadline = out.deadline;
+            up.waits_for_apply = out.waits_for_apply;
             if let Some(dial) = out.dial {
                 up.dial = dial.into_iter().map(|peer| peer.address).collect();
             }
@@ -431,7 +439,16 @@ impl World {
             up.disconnected.extend(out.disconnect);
             match &mut up.unapplied {
                 Some(waiting) => waiting.extend(out.apply),
-                None => up.inbox.extend(up.apply.handle(out.apply).into_iter().map(Input::Apply)),
+                None => {
+                    for completion in up.apply.handle(out.apply) {
+                        let quiet = matches!(completion, ApplyCompletion::Applied(_));
+                        if quiet && !up.waits_for_apply {
+                            up.unheard = Some(Input::Apply(completion));
+                        } else {
+                            up.inbox.push_back(Input::Apply(completion));
+                        }
+                    }
+                }
             }
             for job in out.snapshot {
                 up.inbox.extend(snapshot_job(stored, job));
@@ -604,6 +621,21 @@ fn one_member_forms_alone_and_answers() {
     assert_eq!(world.answer(read), Ok(5));
 }
 
+/// Nothing else happens in an idle cluster of one, not even a heartbeat.
+#[test]
+fn an_idle_member_shows_that_its_last_entry_is_applied() {
+    let mut world = World::cluster(1);
+    world.until_leader();
+    let answer = world.propose(1, 5);
+    assert_eq!(world.answer(answer).unwrap(), 5);
+    let begin = world.now;
+    world.until("everything is shown as applied", |world| {
+        let status = world.status(1);
+        status.last_applied == status.commit_index
+    });
+    assert!(world.now <= begin.after(APPLIED_HEARD_AFTER * 2));
+}
+
 #[test]
 fn b10_one_member_answers_nothing_that_its_disk_does_not_hold() {
     let mut world = World::cluster(1);
@@ -728,6 +760,33 @@ fn with_the_setting_nobody_forms_without_everyone() {
     world.start(3);
     world.until_leader();
     assert_eq!(world.status(1).membership.voters().len(), 3);
+}
+
+/// An empty node with the address of a member that works: a copied configuration, an address used twice.
+#[test]
+fn a_stranger_that_claims_a_members_address_cuts_nobody_off() {
+    let mut world = World::cluster(3);
+    let leader = world.until_leader();
+    let other = world.follower();
+    let member = world.nodes[&address(other)].stored.identity.node();
+    let expected = |world: &World| {
+        let up = world.nodes[&address(leader)].up.as_ref().unwrap();
+        let list = &up.driver.dialled;
+        list.iter().find(|peer| peer.address == address(other)).cloned()
+    };
+    let dialled = PeerAddress { node: Some(member), address: address(other) };
+    world.until("members are dialled as such", |world| expected(world).as_ref() == Some(&dialled));
+    let stranger = NodeId { member: MemberId(77), ..member };
+    let hello = Hello { cluster: None, node: stranger, ..world.hello(&address(other)) };
+    world.up(leader).inbox.push_back(Input::Accepted(hello));
+    world.run(Duration::from_millis(50));
+    assert_eq!(expected(&world), Some(dialled.clone()), "while the member is reached");
+    world.kill(other);
+    world.run(Duration::from_millis(50));
+    let anybody = PeerAddress { node: None, address: address(other) };
+    assert_eq!(expected(&world), Some(anybody), "whoever answers there then");
+    world.start(other);
+    world.until("the member is reached again", |world| expected(world).as_ref() == Some(&dialled));
 }
 
 #[test]
