@@ -3,8 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -120,7 +121,7 @@ impl Layout {
     ) -> Box<Problem> {
         let (file, field) = (args.config.clone(), Some(field.to_owned()));
         let wrong = format!("{} holds a cluster {wrong}", self.data_path.display());
-        Box::new(Problem { file, place: None, field, wrong, right })
+        Box::new(Problem { file, place: None, field, wrong, right, also: Vec::new() })
     }
 
     fn other_size(&self, args: &ClusterArgs, members: usize) -> Box<Problem> {
@@ -249,7 +250,9 @@ fn write_config(args: &ClusterArgs, layout: &Layout, settings: &Settings) -> io:
         return Ok(());
     }
     let draft = layout.data_path.join(format!("{NODE_CONFIG}.tmp"));
-    let mut file = File::create(&draft)?;
+    // For its owner only: it may hold the members' secret.
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&draft, &path)?;
@@ -275,7 +278,7 @@ fn node_config(args: &ClusterArgs, layout: &Layout, settings: &Settings) -> io::
              request_timeout: {:?},\n    \
              max_request_bytes: {},\n    \
              watch_progress_interval: {:?},\n    \
-             max_learners: {},\n{}\
+             max_learners: {},\n{}{}\
          )\n",
         one_line(&args.config),
         one_line(&layout.config_file()),
@@ -292,6 +295,7 @@ fn node_config(args: &ClusterArgs, layout: &Layout, settings: &Settings) -> io::
             .quota_bytes
             .map(|bytes| format!("    quota_backend_bytes: {bytes},\n"))
             .unwrap_or_default(),
+        settings.tuning.lines(quoted)?,
     ))
 }
 

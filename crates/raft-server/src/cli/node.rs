@@ -183,6 +183,7 @@ async fn start_node(
             node.request_timeout = Some(settings.request_timeout);
             node.command_bytes_max = settings.request_bytes_max.saturating_add(COMMAND_ROOM_BYTES);
             node.handover_timeout = HANDOVER_TIMEOUT;
+            settings.tuning.apply(node);
         });
     builder = if args.join.is_empty() {
         builder.peers(config.members.iter().map(|member| member.peer.clone()))

@@ -7,6 +7,7 @@
 mod problem;
 mod scan;
 mod text;
+mod tuning;
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 pub use self::problem::{Place, Problem};
 use self::text::{Kind, Text};
+pub use self::tuning::{SecretText, Tuning};
 
 /// The first member of `cluster` listens here unless the file says otherwise.
 pub const PORT_RANGE_START: u16 = 54000;
@@ -63,6 +65,8 @@ pub struct Settings {
     pub quota_bytes: Option<u64>,
     /// Learners that there may be. etcd: 1.
     pub learners_max: usize,
+    /// What few need to change.
+    pub tuning: Tuning,
 }
 
 /// One line of `cluster_members`.
@@ -110,8 +114,8 @@ impl NodeConfig {
     /// # Errors
     /// The first problem found.
     pub fn read(path: &Path) -> Result<Self, Box<Problem>> {
-        let text = Text::read(path)?;
-        let mut warnings = text.unknown(Kind::Node);
+        let text = Text::read(path, Kind::Node)?;
+        let mut warnings = text.unknown();
 
         let state_file =
             text.required(text.fields.persistent_state_file.as_deref(), "persistent_state_file")?;
@@ -119,23 +123,31 @@ impl NodeConfig {
         if state_file.file_name().is_none() {
             return Err(text.wrong("persistent_state_file", "the path does not end in a name"));
         }
-        let peers = text.required(text.fields.cluster_members.as_deref(), "cluster_members")?;
-        check_addresses(&text, "cluster_members", peers)?;
-        let clients = text.fields.client_addresses.as_deref().unwrap_or(peers);
-        if text.fields.client_addresses.is_some() {
-            check_addresses(&text, "client_addresses", clients)?;
-            if clients.len() != peers.len() {
-                return Err(text.wrong(
-                    "client_addresses",
-                    format!("{} addresses for {} members", clients.len(), peers.len()),
-                ));
+        let listed = text.required(text.fields.cluster_members.as_deref(), "cluster_members")?;
+        check_addresses(&text, "cluster_members", listed)?;
+        let apart = |field: &str, addresses: Option<&Vec<String>>| {
+            let Some(addresses) = addresses else { return Ok(listed.to_vec()) };
+            check_addresses(&text, field, addresses)?;
+            if addresses.len() == listed.len() {
+                return Ok(addresses.clone());
             }
+            let wrong = format!("{} addresses for {} members", addresses.len(), listed.len());
+            Err(text.wrong(field, wrong))
+        };
+        let clients = apart("client_addresses", text.fields.client_addresses.as_ref())?;
+        let peers = apart("peer_addresses", text.fields.peer_addresses.as_ref())?;
+        if text.fields.client_addresses.is_some() && text.fields.peer_addresses.is_some() {
+            return Err(text.wrong_because(
+                "peer_addresses",
+                "client_addresses is given, too: cluster_members would mean nothing",
+                "one of the two: the other addresses are those in cluster_members",
+            ));
         }
         let settings = settings(&text, &mut warnings)?;
         let members = peers
-            .iter()
+            .into_iter()
             .zip(clients)
-            .map(|(peer, client)| MemberAddress { peer: peer.clone(), client: client.clone() })
+            .map(|(peer, client)| MemberAddress { peer, client })
             .collect();
         Ok(Self {
             file: path.to_owned(),
@@ -181,8 +193,8 @@ impl ClusterConfig {
     /// # Errors
     /// The first problem found.
     pub fn read(path: &Path, num_nodes: usize) -> Result<Self, Box<Problem>> {
-        let text = Text::read(path)?;
-        let mut warnings = text.unknown(Kind::Cluster);
+        let text = Text::read(path, Kind::Cluster)?;
+        let mut warnings = text.unknown();
 
         let data_path = text.required(text.fields.data_path.as_deref(), "data_path")?;
         if data_path.is_empty() {
@@ -305,6 +317,7 @@ fn settings(text: &Text, warnings: &mut Vec<Warning>) -> Result<Settings, Box<Pr
         watch_progress_interval: millis(progress),
         quota_bytes,
         learners_max: usize::try_from(learners_max).unwrap_or(usize::MAX),
+        tuning: Tuning::of(text, heartbeat)?,
     })
 }
 
@@ -428,6 +441,7 @@ mod tests {
                 watch_progress_interval: Duration::from_secs(600),
                 quota_bytes: None,
                 learners_max: 1,
+                tuning: Tuning::default(),
             }
         );
     }
@@ -614,6 +628,95 @@ mod tests {
             );
             assert!(problem.wrong.contains(wrong), "{wrong} in {text}");
             assert!(text.lines().count() < 15 && text.ends_with("Nothing was written."), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_bad_value_of_a_field_that_few_need_is_named_with_its_place() {
+        for (added, place, wrong) in [
+            ("busy_poll: 26", "5:41", "a quarter of heartbeat_interval"),
+            ("busy_poll: -1", "5:41", "from 0 to a quarter"),
+            ("busy_poll: NaN", "5:41", "from 0 to a quarter"),
+            ("log_segment_bytes: 1048575", "5:49", "from 1048576 to"),
+            ("log_segment_bytes: 1073741825", "5:49", "from 1048576 to"),
+            ("checkpoint_entries: 0", "5:50", "from 1 to"),
+            ("checkpoint_bytes: 0", "5:48", "from 1 to"),
+            ("trailing_entries: 99999999999999", "5:48", "from 0 to"),
+            ("trailing_bytes: \"x\"", "5:46", "xpected"),
+            ("cluster_secret: \"fifteen bytes..\"", "", "only 15 bytes"),
+            ("peer_addresses: [\"127.0.0.1:1\"]", "5:46", "1 addresses for 3 members"),
+            ("client_addresses: [\"127.0.0.1\", \"b:1\", \"c:1\"]", "5:49", "has no port"),
+        ] {
+            let field = added.split_once(':').unwrap().0;
+            let text = NODE
+                .replace("heartbeat_interval: 100", &format!("heartbeat_interval: 100, {added}"));
+            let problem = node(&text).expect_err(added);
+            let text = problem.to_string();
+            assert_eq!(problem.field.as_deref(), Some(field), "{text}");
+            assert!(
+                place.is_empty() || text.contains(&format!("config.ron:{place}")),
+                "{place} in {text}"
+            );
+            assert!(problem.wrong.contains(wrong), "{wrong} in {text}");
+            assert!(!text.contains("fifteen"), "a secret is never shown: {text}");
+        }
+    }
+
+    #[test]
+    fn fields_that_few_need_reach_the_node_and_the_file_for_the_members() {
+        let added = "cluster_secret: \"sixteen bytes or \\\"more\", log_segment_bytes: 1048576, \
+            checkpoint_entries: 7, checkpoint_bytes: 8, trailing_entries: 0, trailing_bytes: 9, busy_poll: 0.25,";
+        let text = CLUSTER
+            .replace("heartbeat_interval: 100,", &format!("heartbeat_interval: 100, {added}"));
+        let tuning = cluster(&text, 3).unwrap().settings.tuning;
+        let lines = tuning.lines(ron::to_string::<str>).unwrap();
+        let again =
+            NODE.replace("heartbeat_interval: 100,", &format!("heartbeat_interval: 100, {lines}"));
+        assert_eq!(node(&again).unwrap().settings.tuning, tuning);
+        assert!(!format!("{tuning:?}").contains("sixteen"));
+        let mut settings = raft::node::Settings::default();
+        tuning.apply(&mut settings);
+        assert!(settings.cluster_secret.is_some());
+        assert_eq!(settings.log_segment_bytes, 1 << 20);
+        assert_eq!((settings.checkpoint_entries, settings.checkpoint_bytes), (7, 8));
+        assert_eq!((settings.trailing_entries, settings.trailing_bytes), (0, 9));
+        assert_eq!(settings.busy_poll, Duration::from_micros(250));
+        Tuning::default().apply(&mut settings);
+        assert_eq!(settings.checkpoint_entries, 7, "what is not given stays");
+    }
+
+    #[test]
+    fn peers_may_have_addresses_of_their_own() {
+        let apart = |field: &str| {
+            NODE.replace(
+                "heartbeat_interval: 100,",
+                &format!("heartbeat_interval: 100, {field}: [\"127.0.0.1:1\", \"127.0.0.1:2\", \"127.0.0.1:3\"],"),
+            )
+        };
+        let member = |text: &str| node(text).unwrap().members[1].clone();
+        let (peer, client) = ("127.0.0.1:2".to_owned(), "127.0.0.1:38419".to_owned());
+        let expected = MemberAddress { peer: peer.clone(), client: client.clone() };
+        assert_eq!(member(&apart("peer_addresses")), expected);
+        assert_eq!(
+            member(&apart("client_addresses")),
+            MemberAddress { peer: client, client: peer }
+        );
+        let both = apart("peer_addresses").replace("heartbeat_interval: 100,", "heartbeat_interval: 100, client_addresses: [\"127.0.0.1:4\", \"127.0.0.1:5\", \"127.0.0.1:6\"],");
+        assert!(node(&both).unwrap_err().wrong.contains("client_addresses is given, too"));
+    }
+
+    /// The name of what is missing may stand there misspelled.
+    #[test]
+    fn a_misspelled_field_is_named_also_when_another_problem_ends_the_reading() {
+        for (from, to) in [
+            ("heartbeat_interval: 100", "hartbeat_interval: 100"),
+            ("heartbeat_interval: 100", "heartbeat_interval: 0, hartbeat_interval: 100"),
+        ] {
+            let text = node(&NODE.replace(from, to)).unwrap_err().to_string();
+            assert!(
+                text.contains("also") && text.contains("did you mean `heartbeat_interval`?"),
+                "{text}"
+            );
         }
     }
 

@@ -16,6 +16,8 @@ pub struct Problem {
     pub wrong: String,
     /// What would be right.
     pub right: String,
+    /// What else in the file looks wrong and may be the reason.
+    pub also: Vec<String>,
 }
 
 /// A place in a text.
@@ -74,6 +76,7 @@ impl Problem {
             field: None,
             wrong: wrong.into(),
             right: right.into(),
+            also: Vec::new(),
         })
     }
 }
@@ -90,6 +93,10 @@ impl fmt::Display for Problem {
         }
         writeln!(f, "  wrong  {}", self.wrong)?;
         writeln!(f, "  right  {}", self.right)?;
+        // A screen has room for a few.
+        for also in self.also.iter().take(5) {
+            writeln!(f, "  also   {also}")?;
+        }
         if let Some(place) = &self.place {
             let (text, column) = excerpt(place);
             let number = place.line.to_string();

@@ -30,6 +30,22 @@ pub(super) struct Fields {
     #[serde(default)]
     pub(super) client_addresses: Option<Vec<String>>,
     #[serde(default)]
+    pub(super) peer_addresses: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) cluster_secret: Option<String>,
+    #[serde(default)]
+    pub(super) log_segment_bytes: Option<u64>,
+    #[serde(default)]
+    pub(super) checkpoint_entries: Option<u64>,
+    #[serde(default)]
+    pub(super) checkpoint_bytes: Option<u64>,
+    #[serde(default)]
+    pub(super) trailing_entries: Option<u64>,
+    #[serde(default)]
+    pub(super) trailing_bytes: Option<u64>,
+    #[serde(default)]
+    pub(super) busy_poll: Option<f64>,
+    #[serde(default)]
     pub(super) data_path: Option<String>,
     #[serde(default)]
     pub(super) port_range_start: Option<u64>,
@@ -56,7 +72,55 @@ struct Field {
     right: &'static str,
 }
 
-const FIELDS: [Field; 12] = [
+const FIELDS: [Field; 20] = [
+    Field {
+        name: "peer_addresses",
+        node: true,
+        cluster: false,
+        right: r#"one address for each member, in the order of cluster_members: peer_addresses: ["10.1.0.1:2380", …]"#,
+    },
+    Field {
+        name: "cluster_secret",
+        node: true,
+        cluster: true,
+        right: r#"at least 16 bytes in quotes, the same for all members: cluster_secret: "…""#,
+    },
+    Field {
+        name: "log_segment_bytes",
+        node: true,
+        cluster: true,
+        right: "a number of bytes from 1048576 to 1073741824: log_segment_bytes: 16777216",
+    },
+    Field {
+        name: "checkpoint_entries",
+        node: true,
+        cluster: true,
+        right: "a number of entries: checkpoint_entries: 100000",
+    },
+    Field {
+        name: "checkpoint_bytes",
+        node: true,
+        cluster: true,
+        right: "a number of bytes: checkpoint_bytes: 67108864",
+    },
+    Field {
+        name: "trailing_entries",
+        node: true,
+        cluster: true,
+        right: "a number of entries: trailing_entries: 10000",
+    },
+    Field {
+        name: "trailing_bytes",
+        node: true,
+        cluster: true,
+        right: "a number of bytes: trailing_bytes: 16777216",
+    },
+    Field {
+        name: "busy_poll",
+        node: true,
+        cluster: true,
+        right: "a number of milliseconds, 0 for never: busy_poll: 1",
+    },
     Field {
         name: "persistent_state_file",
         node: true,
@@ -141,6 +205,7 @@ fn right(name: &str) -> &'static str {
 /// A configuration file that is at least RON with values of the right types.
 pub(super) struct Text {
     path: PathBuf,
+    kind: Kind,
     text: String,
     keys: Vec<Key>,
     pub(super) fields: Fields,
@@ -148,7 +213,7 @@ pub(super) struct Text {
 
 impl Text {
     /// Reads and parses `path`.
-    pub(super) fn read(path: &Path) -> Result<Self, Box<Problem>> {
+    pub(super) fn read(path: &Path, kind: Kind) -> Result<Self, Box<Problem>> {
         let bytes = std::fs::read(path).map_err(|error| unreadable(path, &error))?;
         let text = String::from_utf8(bytes).map_err(|error| {
             let at = error.utf8_error().valid_up_to();
@@ -162,7 +227,7 @@ impl Text {
         let options = ron::Options::default()
             .with_default_extension(ron::extensions::Extensions::IMPLICIT_SOME);
         match options.from_str::<Fields>(&text) {
-            Ok(fields) => Ok(Self { path: path.to_owned(), text, keys, fields }),
+            Ok(fields) => Ok(Self { path: path.to_owned(), kind, text, keys, fields }),
             Err(error) => Err(wrong_ron(path, &text, &keys, &error)),
         }
     }
@@ -171,10 +236,10 @@ impl Text {
         self.keys.iter().find(|key| key.name == name)
     }
 
-    /// One warning for every field that `kind` does not have.
-    pub(super) fn unknown(&self, kind: Kind) -> Vec<Warning> {
+    /// One warning for every field that this kind of file does not have.
+    pub(super) fn unknown(&self) -> Vec<Warning> {
         let known = || {
-            let wanted = FIELDS.iter().filter(move |field| match kind {
+            let wanted = FIELDS.iter().filter(|field| match self.kind {
                 Kind::Node => field.node,
                 Kind::Cluster => field.cluster,
             });
@@ -216,8 +281,20 @@ impl Text {
         value.ok_or_else(|| {
             let mut problem = Problem::of_file(&self.path, "this field is missing", right(field));
             problem.field = Some(field.to_owned());
+            problem.also = self.also();
             problem
         })
+    }
+
+    /// What else looks wrong: the name of a field that is missing may be misspelled.
+    fn also(&self) -> Vec<String> {
+        let unknown = self.unknown().into_iter();
+        unknown.map(|w| format!("{}: {}: {}", w.place, w.field, w.advice)).collect()
+    }
+
+    /// A field's value is wrong and must not be shown.
+    pub(super) fn wrong_unseen(&self, field: &str, wrong: impl Into<String>) -> Box<Problem> {
+        self.wrong_at(field, None, wrong, right(field))
     }
 
     /// A field's value is wrong.
@@ -263,6 +340,7 @@ impl Text {
         let mut problem = Problem::of_file(&self.path, wrong, right);
         problem.field = Some(field.to_owned());
         problem.place = offset.map(|offset| Place::at(&self.text, offset));
+        problem.also = self.also();
         problem
     }
 }
@@ -312,6 +390,7 @@ fn wrong_ron(
         field: key.map(|key| key.name.clone()),
         wrong,
         right,
+        also: Vec::new(),
     })
 }
 

@@ -14,6 +14,7 @@ mod membership;
 mod other_cluster;
 mod port;
 mod recipes;
+mod settings;
 mod supervisor;
 mod support;
 mod watches;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use raft_core::{ConfigError, MEMBERS_MAX, NodeId, StateMachine};
 
 use crate::error::NodeError;
+use crate::log::LogOptions;
 use crate::node::formation_message::info_bytes_max;
 use crate::node::{MemberInfo, Node, task};
 use crate::transport::codec::FRAME_BYTES_MAX;
@@ -46,6 +47,8 @@ pub struct Settings {
     pub queue_bytes_max: usize,
     /// Entries that may be committed and not yet applied; beyond it proposals are refused.
     pub backlog_entries_max: u64,
+    /// Bytes of one segment file of the log (16 MiB). A larger one is rolled less often and frees its space later.
+    pub log_segment_bytes: u64,
     /// A checkpoint every so many entries.
     pub checkpoint_entries: u64,
     /// A checkpoint every so many payload bytes.
@@ -88,6 +91,7 @@ impl Default for Settings {
             command_bytes_max: (3 << 19) + (512 << 10),
             queue_bytes_max: 128 << 20,
             backlog_entries_max: 5000,
+            log_segment_bytes: LogOptions::default().segment_bytes,
             checkpoint_entries: 100_000,
             checkpoint_bytes: 64 << 20,
             trailing_entries: 10_000,
@@ -191,6 +195,7 @@ impl Settings {
         }
         for (field, count) in [
             ("backlog_entries_max", self.backlog_entries_max),
+            ("log_segment_bytes", self.log_segment_bytes),
             ("checkpoint_entries", self.checkpoint_entries),
             ("checkpoint_bytes", self.checkpoint_bytes),
         ] {

@@ -106,9 +106,10 @@ fn open<S: StateMachine>(machine: S, settings: &Settings) -> Result<Opening<S>, 
     let fresh = Identity { member, incarnation };
     let dir = &settings.data_dir;
     let began = BootClock.now();
+    let options = LogOptions { segment_bytes: settings.log_segment_bytes, ..LogOptions::default() };
     let check = |data: &Belongs<'_>| belonging::check(settings, data);
     let Opened { log, state } =
-        Log::open_if(StdDisk, dir, LogOptions::default(), fresh, check).map_err(NodeError::Data)?;
+        Log::open_if(StdDisk, dir, options, fresh, check).map_err(NodeError::Data)?;
     let store = SnapshotStore::open(StdDisk, dir).map_err(NodeError::Snapshot)?;
     let mut local =
         Local { epoch: log.epoch(), last_durable: log.status().last, ..Local::default() };

@@ -31,7 +31,7 @@ use raft_core::{ClusterId, EntryId, GroupId, NodeId};
 use crate::io::Stream;
 use crate::message::{Hello, PeerMessage};
 
-pub use handshake::{Facts, Refused, RefusedReason, Secret};
+pub use handshake::{Facts, Refused, RefusedReason, SECRET_BYTES_MIN, Secret};
 pub use hub::{Credit, Stats, TcpNetwork};
 pub use tcp::{Acceptor, Transport};
 
