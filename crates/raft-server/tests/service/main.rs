@@ -12,6 +12,7 @@ mod kv;
 mod leases;
 mod maintenance;
 mod membership;
+mod other_cluster;
 mod port;
 mod recipes;
 mod supervisor;
