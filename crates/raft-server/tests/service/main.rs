@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails on what it does not expect")]
 #![expect(clippy::print_stderr, reason = "a failing test shows what the processes printed")]
 
+mod auth;
 mod bad_input;
 mod crashes;
 mod etcdctl;
