@@ -33,6 +33,7 @@ use crate::node::standing::Gate;
 use crate::node::status::{Phase, Status};
 use crate::transport::{PeerAddress, Refused, RefusedReason};
 
+mod admission;
 mod forwards;
 mod lifecycle;
 mod peers;
@@ -133,6 +134,8 @@ pub struct Driver<S: StateMachine> {
     doubtful_list: Option<view::DoubtfulList>,
     /// When a removed node was told so last.
     removed_told: BTreeMap<NodeId, Time>,
+    /// Empty nodes at the addresses of members that are not heard of, by those members.
+    strangers: BTreeMap<NodeId, admission::Stranger>,
     /// The own address is not as committed; announced last at this time.
     announced: Option<Time>,
     stopping: Option<Stopping>,
@@ -213,6 +216,7 @@ impl<S: StateMachine> Driver<S> {
             forwards: forwards::Forwards::default(),
             doubtful_list: None,
             removed_told: BTreeMap::new(),
+            strangers: BTreeMap::new(),
             announced: None,
             stopping: None,
             ended: false,
@@ -332,6 +336,7 @@ impl<S: StateMachine> Driver<S> {
         if let Some(raft) = &mut self.raft {
             raft.peer_connected(now, hello.node);
         }
+        self.strangers.remove(&hello.node);
         self.connected.insert(hello.node, address);
         self.connections_changed();
     }
@@ -354,6 +359,7 @@ impl<S: StateMachine> Driver<S> {
         if let Some(raft) = &mut self.raft {
             raft.peer_disconnected(now, node, hint);
         }
+        self.strangers.retain(|_, stranger| stranger.node != node);
         self.connected.remove(&node);
         self.admins.forget_empty(node);
         self.connections_changed();
