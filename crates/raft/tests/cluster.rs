@@ -283,6 +283,42 @@ async fn a_wiped_member_stays_idle_until_the_others_take_it_in_as_another() {
     stop(nodes).await;
 }
 
+/// One bit in the middle of the log of one of three.
+#[tokio::test]
+async fn a_damaged_member_is_rebuilt_from_the_others() {
+    let dir = folder();
+    let addresses = addresses(3);
+    let soon = |settings: &mut raft::node::Settings| {
+        settings.readmit_after = Some(Duration::from_millis(500));
+    };
+    let mut nodes = Vec::new();
+    for number in 0..3 {
+        nodes.push(builder(dir.path(), number, &addresses).settings(soon).start().await.unwrap());
+    }
+    leader(&nodes).await;
+    for number in 0..20 {
+        nodes[0].propose(Add(number)).await.unwrap();
+    }
+    stop(vec![nodes.remove(1)]).await;
+    let folder = dir.path().join("member_1");
+    let log = folder.join("0000000001.log");
+    let mut content = std::fs::read(&log).unwrap();
+    let written = content.iter().rposition(|byte| *byte != 0).unwrap();
+    let place = content[..written / 2].iter().rposition(|byte| *byte != 0).unwrap();
+    content[place] ^= 1;
+    std::fs::write(&log, content).unwrap();
+
+    let rebuilt = start(dir.path(), 1, &addresses).await;
+    let back =
+        |status: &Status| status.phase == Phase::Active && status.membership.is_voter(status.node);
+    let status = until(&rebuilt, "it takes part again", back).await;
+    assert_eq!(status.membership.removed().len(), 1, "as another member");
+    assert_eq!(rebuilt.read(()).await, nodes[0].read(()).await);
+    assert!(dir.path().join("member_1.damaged").join("0000000001.log").exists());
+    nodes.push(rebuilt);
+    stop(nodes).await;
+}
+
 #[tokio::test]
 async fn leadership_moves_to_the_member_asked_for() {
     let (dir, addresses) = (folder(), addresses(3));
