@@ -60,7 +60,7 @@ pub(super) fn set_aside(settings: &Settings, error: NodeError) -> Result<(), Nod
 
 fn sync_parent(dir: &Path) -> io::Result<()> {
     let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+    File::open(parent.unwrap_or_else(|| Path::new(".")))?.sync_all()
 }
 
 /// Sees to it that an empty directory in place of a damaged one never founds a cluster: it held data once.
