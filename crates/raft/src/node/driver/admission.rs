@@ -32,7 +32,7 @@ fn is_vacant(founding: &Founding, membership: &Membership, address: &str) -> boo
 
 /// Another node answers where a member should.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Stranger {
+pub(super) struct StandIn {
     pub(super) node: NodeId,
     since: Time,
 }
@@ -77,15 +77,15 @@ impl<S: StateMachine> Driver<S> {
         let Some((lost, member)) = lost.filter(|(lost, _)| *lost != node) else { return };
         let answers_there = self.connected.get(&node) == Some(&info.peer_address);
         if !answers_there || lost == self.node || self.connected.contains_key(&lost) {
-            self.strangers.remove(&lost);
+            self.stand_ins.remove(&lost);
             return;
         }
-        self.strangers.retain(|lost, _| raft.membership().contains(*lost));
-        let stranger = self.strangers.entry(lost).or_insert(Stranger { node, since: now });
-        if stranger.node != node {
-            *stranger = Stranger { node, since: now };
+        self.stand_ins.retain(|lost, _| raft.membership().contains(*lost));
+        let stand_in = self.stand_ins.entry(lost).or_insert(StandIn { node, since: now });
+        if stand_in.node != node {
+            *stand_in = StandIn { node, since: now };
         }
-        let since = stranger.since;
+        let since = stand_in.since;
         if now.since(since) < grace
             || !raft.is_established()
             || self.admins.is_admitting(node)
