@@ -29,6 +29,7 @@ use axum::Router;
 use axum::routing::post;
 use prost::Message;
 use raft::Node;
+use raft::meters::Meters;
 use raft::node::RoleName;
 use raft_kv::proto::etcdserverpb::ResponseHeader;
 use raft_kv::watch::{Hub, HubLimits, HubRequest};
@@ -38,6 +39,7 @@ use tokio::task::JoinSet;
 use tonic::{Request, Status};
 
 pub(crate) use self::polish::polish;
+use crate::metrics::Metrics;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
 use crate::proto::etcdserverpb::kv_server::KvServer;
 use crate::proto::etcdserverpb::lease_server::LeaseServer;
@@ -96,6 +98,7 @@ pub struct Etcd {
     node: Node<Store>,
     reader: Reader,
     settings: Settings,
+    metrics: Arc<Metrics>,
     renewals: lease::renewals::Renewals,
     /// To the task that runs the leases' clock.
     remaining: mpsc::UnboundedSender<lease::expiry::RemainingRequest>,
@@ -115,7 +118,7 @@ impl Etcd {
     pub fn start(
         node: Node<Store>,
         store: StoreView,
-        settings: Settings,
+        (settings, meters): (Settings, Arc<Meters>),
         stop: signal::Receiver<bool>,
     ) -> (Arc<Self>, JoinSet<()>) {
         let mut tasks = JoinSet::new();
@@ -133,6 +136,10 @@ impl Etcd {
             requests,
         );
         tasks.spawn(until(stop.clone(), hub_task));
+        let metrics = Metrics::new(meters)
+            .unwrap_or_else(|error| unreachable!("two metrics of one name: {error}"));
+        let leaders = Arc::clone(&metrics).watch_leaders(node.clone());
+        tasks.spawn(until(stop.clone(), leaders));
         let space = space::watch(node.clone(), reader.clone(), settings.quota_bytes);
         tasks.spawn(until(stop.clone(), space));
         let etcd = Arc::new_cyclic(|itself| Self {
@@ -140,6 +147,7 @@ impl Etcd {
             node,
             reader,
             settings,
+            metrics,
             renewals,
             remaining,
             hub,
@@ -159,6 +167,12 @@ impl Etcd {
     /// A number that no other watch stream of this member has.
     fn next_stream(&self) -> u64 {
         self.next_stream.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// What this member counts.
+    #[must_use]
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.metrics)
     }
 
     /// Every route of the port: gRPC by path, then plain HTTP.
