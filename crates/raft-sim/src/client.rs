@@ -112,6 +112,7 @@ pub(crate) fn answer(response: &Response) -> Answer {
         Response::LeaseRenew(_)
         | Response::LeaseExpire(_)
         | Response::Alarm(_)
+        | Response::Auth(_)
         | Response::Downgrade => Answer::Put { revision: -1 },
     }
 }

@@ -120,7 +120,18 @@ pub(crate) fn growth(kind: &Kind) -> u64 {
         | Kind::LeaseRenew(_)
         | Kind::LeaseExpire(_)
         | Kind::Alarm(_)
-        | Kind::Downgrade(_) => 0,
+        | Kind::Downgrade(_)
+        | Kind::AuthEnable(_)
+        | Kind::AuthDisable(_)
+        | Kind::UserAdd(_)
+        | Kind::UserDelete(_)
+        | Kind::UserChangePassword(_)
+        | Kind::UserGrantRole(_)
+        | Kind::UserRevokeRole(_)
+        | Kind::RoleAdd(_)
+        | Kind::RoleDelete(_)
+        | Kind::RoleGrantPermission(_)
+        | Kind::RoleRevokePermission(_) => 0,
     }
 }
 
@@ -151,6 +162,20 @@ const fn changes_keys(kind: &Kind) -> bool {
         | Kind::Compact(_)
         | Kind::LeaseGrant(_)
         | Kind::LeaseRevoke(_) => true,
-        Kind::LeaseRenew(_) | Kind::LeaseExpire(_) | Kind::Alarm(_) | Kind::Downgrade(_) => false,
+        Kind::LeaseRenew(_)
+        | Kind::LeaseExpire(_)
+        | Kind::Alarm(_)
+        | Kind::Downgrade(_)
+        | Kind::AuthEnable(_)
+        | Kind::AuthDisable(_)
+        | Kind::UserAdd(_)
+        | Kind::UserDelete(_)
+        | Kind::UserChangePassword(_)
+        | Kind::UserGrantRole(_)
+        | Kind::UserRevokeRole(_)
+        | Kind::RoleAdd(_)
+        | Kind::RoleDelete(_)
+        | Kind::RoleGrantPermission(_)
+        | Kind::RoleRevokePermission(_) => false,
     }
 }
