@@ -4,6 +4,7 @@
 //! forwards them to the leader; reads wait for a read index and then look into the store on the handler's own
 //! task. Deliberately absent here: anything about Raft, and anything about connections.
 
+mod auth;
 mod cluster;
 mod errors;
 mod gateway;
@@ -31,6 +32,7 @@ use prost::Message;
 use raft::Node;
 use raft::meters::Meters;
 use raft::node::RoleName;
+use raft_kv::auth::{AuthChanges, AuthView};
 use raft_kv::proto::etcdserverpb::ResponseHeader;
 use raft_kv::watch::{Hub, HubLimits, HubRequest};
 use raft_kv::{LeaseChanges, Publications, Reader, Store};
@@ -40,6 +42,7 @@ use tonic::{Request, Status};
 
 pub(crate) use self::polish::polish;
 use crate::metrics::Metrics;
+use crate::proto::etcdserverpb::auth_server::AuthServer;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
 use crate::proto::etcdserverpb::kv_server::KvServer;
 use crate::proto::etcdserverpb::lease_server::LeaseServer;
@@ -77,6 +80,8 @@ pub struct StoreView {
     reader: Reader,
     lease_changes: LeaseChanges,
     publications: Publications,
+    auth: AuthView,
+    auth_changes: AuthChanges,
 }
 
 impl StoreView {
@@ -87,6 +92,8 @@ impl StoreView {
             reader: store.reader(),
             lease_changes: store.lease_changes(),
             publications: store.publications(),
+            auth: store.auth(),
+            auth_changes: store.auth_changes(),
         }
     }
 }
@@ -97,6 +104,7 @@ pub struct Etcd {
     itself: Weak<Self>,
     node: Node<Store>,
     reader: Reader,
+    auth: auth::Auth,
     settings: Settings,
     metrics: Arc<Metrics>,
     renewals: lease::renewals::Renewals,
@@ -140,12 +148,15 @@ impl Etcd {
             .unwrap_or_else(|error| unreachable!("two metrics of one name: {error}"));
         let leaders = Arc::clone(&metrics).watch_leaders(node.clone());
         tasks.spawn(until(stop.clone(), leaders));
+        let (auth, epochs) = auth::Auth::new(store.auth);
+        tasks.spawn(until(stop.clone(), auth::run_changes(store.auth_changes, epochs)));
         let space = space::watch(node.clone(), reader.clone(), settings.quota_bytes);
         tasks.spawn(until(stop.clone(), space));
         let etcd = Arc::new_cyclic(|itself| Self {
             itself: Weak::clone(itself),
             node,
             reader,
+            auth,
             settings,
             metrics,
             renewals,
@@ -186,6 +197,7 @@ impl Etcd {
             .max_encoding_message_size(usize::MAX);
         let cluster = ClusterServer::from_arc(Arc::clone(self));
         let maintenance = MaintenanceServer::from_arc(Arc::clone(self));
+        let auth = AuthServer::from_arc(Arc::clone(self));
         let health = HealthServer::from_arc(Arc::clone(self));
         let lock = LockServer::from_arc(Arc::clone(self));
         let election =
@@ -199,6 +211,7 @@ impl Etcd {
             .route_service("/etcdserverpb.Lease/{method}", lease)
             .route_service("/etcdserverpb.Cluster/{method}", cluster)
             .route_service("/etcdserverpb.Maintenance/{method}", maintenance)
+            .route_service("/etcdserverpb.Auth/{method}", auth)
             .route_service("/v3lockpb.Lock/{method}", lock)
             .route_service("/v3electionpb.Election/{method}", election)
             .route_service("/grpc.health.v1.Health/{method}", health)

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails on what it does not expect")]
 #![expect(clippy::print_stderr, reason = "a failing test shows what the processes printed")]
 
+mod auth;
 mod bad_input;
 mod crashes;
 mod etcdctl;
@@ -13,6 +14,7 @@ mod kv;
 mod leases;
 mod maintenance;
 mod membership;
+mod other_cluster;
 mod port;
 mod recipes;
 mod supervisor;

@@ -23,6 +23,7 @@ use crate::node::request::{Budget, Request, node_of};
 
 pub mod admin;
 mod applied;
+mod belonging;
 mod builder;
 mod busy_poll;
 pub mod checkpoint;
@@ -40,6 +41,7 @@ mod workers;
 
 pub use crate::entry_header;
 pub use crate::waiter::{ProposeWaiter, QueryWaiter};
+pub use belonging::check_inspected;
 pub use builder::{Builder, Settings};
 pub use member_info::MemberInfo;
 pub use request::{AdminWaiter, Permit, ReadWaiter, Request as NodeRequest, first_request};

@@ -20,6 +20,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, Sleep};
+use tracing::info;
 
 use crate::apply::{ApplyCompletion, ApplyWorker};
 use crate::disk::StdDisk;
@@ -27,8 +28,9 @@ use crate::entry_header::HEADER_BYTES;
 use crate::error::{DataError, NodeError};
 use crate::io::Clock;
 use crate::log::snapshot::{SnapshotStore, SnapshotWorker};
-use crate::log::{DataState, Identity, Log, LogOptions, LogWorker, Opened};
+use crate::log::{Belongs, DataState, Identity, Log, LogOptions, LogWorker, Opened};
 use crate::node::applied::AppliedSignal;
+use crate::node::belonging;
 use crate::node::busy_poll::BusyPoll;
 use crate::node::driver::{Configurations, Driver, Input, Outputs, Start};
 use crate::node::request::{Budget, Request, first_request};
@@ -103,13 +105,16 @@ fn open<S: StateMachine>(machine: S, settings: &Settings) -> Result<Opening<S>, 
     let member = MemberId(rng.next_u64().max(1));
     let fresh = Identity { member, incarnation };
     let dir = &settings.data_dir;
+    let began = BootClock.now();
+    let check = |data: &Belongs<'_>| belonging::check(settings, data);
     let Opened { log, state } =
-        Log::open(StdDisk, dir, LogOptions::default(), fresh).map_err(NodeError::Data)?;
+        Log::open_if(StdDisk, dir, LogOptions::default(), fresh, check).map_err(NodeError::Data)?;
     let store = SnapshotStore::open(StdDisk, dir).map_err(NodeError::Snapshot)?;
     let mut local =
         Local { epoch: log.epoch(), last_durable: log.status().last, ..Local::default() };
     let mut peer_epochs = Vec::new();
     let mut apply = None;
+    let read = BootClock.now();
     if let DataState::Formed(formed) = &state {
         local.cluster = Some(formed.formed.cluster);
         peer_epochs.extend(formed.peer_epochs.iter().map(|(node, epoch)| (*node, *epoch)));
@@ -126,6 +131,18 @@ fn open<S: StateMachine>(machine: S, settings: &Settings) -> Result<Opening<S>, 
         Some((snapshot, source)) => ApplyWorker::restored(machine, &snapshot, &source)?,
         None => ApplyWorker::new(machine),
     };
+    if let DataState::Formed(formed) = &state {
+        let restored = BootClock.now();
+        info!(
+            entries = formed.recovered.entries.len(),
+            segments = formed.report.segments,
+            unclean = formed.unclean,
+            log_ms = read.since(began).as_millis(),
+            snapshot = %formed.recovered.snapshot.last_included,
+            state_ms = restored.since(read).as_millis(),
+            "recovered"
+        );
+    }
     let start = Start { state, formation: log.formation_state(), epoch: log.epoch() };
     let driver = Driver::new(settings.clone(), start, rng.split(0), BootClock.now())?;
     let snapshots = SnapshotWorker::new(store, first_request(log.epoch()));

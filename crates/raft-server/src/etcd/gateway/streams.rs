@@ -53,8 +53,8 @@ pub(super) async fn keep_alive(
     let answer = async {
         let request: LeaseKeepAliveRequest = json::decode("LeaseKeepAliveRequest", &body)?;
         let request = with_metadata(&headers, request);
-        etcd.check_voter(&request)?;
-        let response = etcd.keep_alive_once(request.into_inner().id).await?;
+        let (request, mut admission) = etcd.admit(request).await?;
+        let response = etcd.keep_alive_once(&mut admission, request.id).await?;
         Ok(response.encode_to_vec())
     };
     match answer.await {

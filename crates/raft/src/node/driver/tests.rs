@@ -680,6 +680,26 @@ fn a_restarted_member_keeps_everything_and_takes_part_once_a_quorum_confirms() {
     assert_eq!(world.status(1).phase, Phase::Active);
 }
 
+/// Service had to come back within a second of killing all processes; proving the standing took 200 ms of it and waiting
+/// out an election timeout another 400.
+#[test]
+fn members_that_were_killed_together_have_a_leader_long_before_an_election_timeout() {
+    let mut world = World::cluster(3);
+    for _ in 0..20 {
+        world.until_leader();
+        for number in 1..=3 {
+            world.kill(number);
+        }
+        for number in 1..=3 {
+            world.start(number);
+        }
+        let began = world.now;
+        world.until_leader();
+        let took = world.now.since(began);
+        assert!(took < Duration::from_millis(150), "{took:?}");
+    }
+}
+
 #[test]
 fn an_older_image_of_a_data_folder_is_found_out_and_stays_idle() {
     let mut world = World::cluster(3);
