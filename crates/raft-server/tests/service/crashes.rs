@@ -180,7 +180,14 @@ async fn a_follower_that_was_away_catches_up() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_quorum_nothing_is_answered_and_stale_reads_still_are() {
-    let mut members = Members::start(3);
+    let mut members = Members::configure(3);
+    // Both requests below are answered only after this.
+    let text = std::fs::read_to_string(members.config()).unwrap();
+    let text = text.replace("heartbeat_interval", "request_timeout: 1500, heartbeat_interval");
+    std::fs::write(members.config(), text).unwrap();
+    for index in 0..3 {
+        members.start_one(index);
+    }
     let leader = members.leader().await;
     put(&members.addresses[0], "k", "v").await.unwrap();
     for index in (0..3).filter(|index| *index != leader) {

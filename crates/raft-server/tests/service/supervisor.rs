@@ -120,6 +120,24 @@ async fn members_do_not_outlive_a_supervisor_that_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_stops_in_time_under_load_and_when_a_member_hangs() {
+    let folder = folder();
+    let (command, first) = cluster_command(folder.path(), 3);
+    let mut cluster = Process::start(command);
+    cluster.line_with("  leader  n");
+    put(&first, "k", "v").await.unwrap();
+    let load = tokio::spawn(async move { while put(&first, "k", "w").await.is_ok() {} });
+    let hangs = pid(&mut cluster, "n2");
+    kill(hangs, Signal::STOP);
+    let hangs = handle(hangs);
+    cluster.signal(Signal::TERM);
+    assert_eq!(cluster.ended_within(Duration::from_secs(2)).code(), Some(0));
+    assert!(cluster.rest().contains("n2 | ── does not stop; killed"), "{}", cluster.rest());
+    assert!(gone_within(&hangs, 0), "the hanging member lives on");
+    load.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_stays_at_its_addresses() {
     let folder = folder();
     let (command, first) = cluster_command(folder.path(), 1);
