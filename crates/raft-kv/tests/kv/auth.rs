@@ -233,6 +233,13 @@ fn the_auth_revision_counts_changes_as_etcd_does() {
         done(apply(&mut store, command.clone().by(root))).ok();
         assert_eq!(revision(&store), before + u64::from(bumps), "{command:?}");
     }
+    // What proves who somebody is ends with the password.
+    let since = |store: &Store| store.auth().state().user("root").unwrap().since();
+    let before = since(&store);
+    ok(&mut store, role_add("other"));
+    assert_eq!(since(&store), before);
+    ok(&mut store, change_password("root"));
+    assert_eq!(since(&store), revision(&store));
     // Keys are another matter.
     assert_eq!(store.revision(), 1);
 }
@@ -792,8 +799,10 @@ proptest! {
     }
 }
 
-/// A request tree, and what it needs, said by whoever drew it.
-fn ops(depth: u32) -> BoxedStrategy<Vec<(RequestOp, Vec<(Type, String, String)>)>> {
+/// Rights to ranges: what a part of a request needs, said by whoever drew it.
+type Needs = Vec<(Type, String, String)>;
+
+fn ops(depth: u32) -> BoxedStrategy<Vec<(RequestOp, Needs)>> {
     let key = one_of(&KEYS);
     let end = one_of(&["", "", "\0", "ab", "b", "ba", "c"]);
     let get = (key.clone(), end.clone()).prop_map(|(key, end)| {
@@ -824,7 +833,7 @@ fn ops(depth: u32) -> BoxedStrategy<Vec<(RequestOp, Vec<(Type, String, String)>)
     vec(prop_oneof![4 => leaf, 1 => nested], 0..3).boxed()
 }
 
-fn txn(depth: u32) -> BoxedStrategy<(TxnRequest, Vec<(Type, String, String)>)> {
+fn txn(depth: u32) -> BoxedStrategy<(TxnRequest, Needs)> {
     let compare = (one_of(&KEYS), one_of(&["", "", "\0", "b"]));
     (vec(compare, 0..2), ops(depth), ops(depth))
         .prop_map(|(compares, success, failure)| {
