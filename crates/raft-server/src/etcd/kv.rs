@@ -37,7 +37,13 @@ impl Etcd {
             return Ok(Err(KvError::NoSpace));
         }
         let command = command.by(admission.caller());
-        self.node.propose(command).await.map_err(|error| errors::of_propose(&error))
+        self.metrics.proposals_pending.inc();
+        let answer = self.node.propose(command).await;
+        self.metrics.proposals_pending.dec();
+        answer.map_err(|error| {
+            self.metrics.proposals_failed.inc();
+            errors::of_propose(&error)
+        })
     }
 
     /// Checks a request to read, and waits until reading here gives what it asks for.

@@ -30,6 +30,7 @@ use axum::Router;
 use axum::routing::post;
 use prost::Message;
 use raft::Node;
+use raft::meters::Meters;
 use raft::node::RoleName;
 use raft_kv::auth::{AuthChanges, AuthView};
 use raft_kv::proto::etcdserverpb::ResponseHeader;
@@ -40,6 +41,7 @@ use tokio::task::JoinSet;
 use tonic::{Request, Status};
 
 pub(crate) use self::polish::polish;
+use crate::metrics::Metrics;
 use crate::proto::etcdserverpb::auth_server::AuthServer;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
 use crate::proto::etcdserverpb::kv_server::KvServer;
@@ -104,6 +106,7 @@ pub struct Etcd {
     reader: Reader,
     auth: auth::Auth,
     settings: Settings,
+    metrics: Arc<Metrics>,
     renewals: lease::renewals::Renewals,
     /// To the task that runs the leases' clock.
     remaining: mpsc::UnboundedSender<lease::expiry::RemainingRequest>,
@@ -123,7 +126,7 @@ impl Etcd {
     pub fn start(
         node: Node<Store>,
         store: StoreView,
-        settings: Settings,
+        (settings, meters): (Settings, Arc<Meters>),
         stop: signal::Receiver<bool>,
     ) -> (Arc<Self>, JoinSet<()>) {
         let mut tasks = JoinSet::new();
@@ -141,6 +144,10 @@ impl Etcd {
             requests,
         );
         tasks.spawn(until(stop.clone(), hub_task));
+        let metrics = Metrics::new(meters)
+            .unwrap_or_else(|error| unreachable!("two metrics of one name: {error}"));
+        let leaders = Arc::clone(&metrics).watch_leaders(node.clone());
+        tasks.spawn(until(stop.clone(), leaders));
         let (auth, epochs) = auth::Auth::new(store.auth);
         tasks.spawn(until(stop.clone(), auth::run_changes(store.auth_changes, epochs)));
         let space = space::watch(node.clone(), reader.clone(), settings.quota_bytes);
@@ -151,6 +158,7 @@ impl Etcd {
             reader,
             auth,
             settings,
+            metrics,
             renewals,
             remaining,
             hub,
@@ -170,6 +178,12 @@ impl Etcd {
     /// A number that no other watch stream of this member has.
     fn next_stream(&self) -> u64 {
         self.next_stream.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// What this member counts.
+    #[must_use]
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.metrics)
     }
 
     /// Every route of the port: gRPC by path, then plain HTTP.

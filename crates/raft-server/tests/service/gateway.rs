@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 use crate::support::{Members, PATIENCE, put};
 
 /// An HTTP/1.1 answer: its status and what is left to read.
-struct Answer {
-    status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     headers: Vec<String>,
-    reader: BufReader<TcpStream>,
+    pub(crate) reader: BufReader<TcpStream>,
 }
 
-fn send(address: &str, method: &str, path: &str, body: &str) -> Answer {
+pub(crate) fn send(address: &str, method: &str, path: &str, body: &str) -> Answer {
     send_with(address, method, path, "", body)
 }
 

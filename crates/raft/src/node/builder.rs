@@ -1,11 +1,13 @@
 //! Settings of a node, checked before anything is touched.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::{ConfigError, MEMBERS_MAX, NodeId, StateMachine};
 
 use crate::error::NodeError;
+use crate::meters::Meters;
 use crate::node::formation_message::info_bytes_max;
 use crate::node::{MemberInfo, Node, task};
 use crate::transport::codec::FRAME_BYTES_MAX;
@@ -68,6 +70,8 @@ pub struct Settings {
     /// ([`StateMachine::FEATURE_LEVEL`]). A lower one holds an upgrade of the cluster back: new commands are refused
     /// until it is raised.
     pub feature_level: Option<u16>,
+    /// Where the node counts what it measures: keep a clone to read it.
+    pub meters: Arc<Meters>,
 }
 
 impl Default for Settings {
@@ -97,6 +101,7 @@ impl Default for Settings {
             cluster_secret: None,
             busy_poll: Duration::from_millis(1),
             feature_level: None,
+            meters: Arc::default(),
         }
     }
 }

@@ -363,6 +363,7 @@ async fn run<S: StateMachine>(
         address: settings.address.clone(),
         listen: (!settings.external_listener).then(|| settings.address.clone()),
         cluster_secret: settings.cluster_secret.clone(),
+        meters: Arc::clone(&settings.meters),
     };
     let (mut transport, mut network, events) =
         match Transport::start(transport_settings, local).await {
@@ -383,7 +384,7 @@ async fn run<S: StateMachine>(
         snapshots,
         &heard_sender,
         applied.clone(),
-        settings.busy_poll,
+        (settings.busy_poll, Arc::clone(&settings.meters)),
     ) {
         Ok(workers) => workers,
         Err(source) => {

@@ -4,6 +4,7 @@
 //! different versions of etcd look for.
 
 mod json;
+mod socket;
 mod streams;
 
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use axum::extract::{DefaultBodyLimit, Request as HttpRequest, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response as HttpResponse};
-use axum::routing::{MethodRouter, post};
+use axum::routing::{MethodRouter, get, post};
 use prost::Message;
 use serde_json::json;
 use tonic::codegen::BoxFuture;
@@ -69,7 +70,7 @@ fn routes() -> Router<Arc<Etcd>> {
         )
         .route("/kv/txn", unary!("TxnRequest", "TxnResponse", Kv::txn))
         .route("/kv/compaction", unary!("CompactionRequest", "CompactionResponse", Kv::compact))
-        .route("/watch", post(streams::watch).fallback(method_not_allowed))
+        .route("/watch", get(socket::watch).post(streams::watch).fallback(method_not_allowed))
         .route(
             "/lease/grant",
             unary!("LeaseGrantRequest", "LeaseGrantResponse", Lease::lease_grant),
