@@ -113,6 +113,8 @@ impl Machine {
             request_timeout: Some(Duration::from_secs(3)),
             checkpoint_entries: profile.checkpoint_entries,
             trailing_entries: profile.trailing_entries,
+            // Else the operator sees to it.
+            readmit_after: rng.chance(1, 2).then(|| millis(100 + rng.below(1000))),
             ..Settings::default()
         };
         let fresh = mint(rng);

@@ -33,6 +33,7 @@ pub mod formation;
 pub mod formation_message;
 mod member_info;
 pub mod pending;
+mod rebuild;
 mod request;
 pub mod standing;
 mod status;

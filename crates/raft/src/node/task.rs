@@ -35,7 +35,7 @@ use crate::node::busy_poll::BusyPoll;
 use crate::node::driver::{Configurations, Driver, Input, Outputs, Start};
 use crate::node::request::{Budget, Request, first_request};
 use crate::node::workers::{Heard, Workers};
-use crate::node::{Ended, Node, Settings, Shared, Status};
+use crate::node::{Ended, Node, Settings, Shared, Status, rebuild};
 use crate::transport::{self, Credit, Event, Local, TcpNetwork, Transport};
 
 /// Inputs of one turn; the others wait for the next one.
@@ -99,16 +99,31 @@ struct Opening<S: StateMachine> {
     peer_epochs: Vec<(raft_core::NodeId, u64)>,
 }
 
-fn open<S: StateMachine>(machine: S, settings: &Settings) -> Result<Opening<S>, NodeError> {
-    let (random, incarnation) = fresh_numbers()?;
-    let mut rng = Rng::new(random);
+fn open_log(
+    settings: &Settings,
+    rng: &mut Rng,
+    incarnation: Incarnation,
+) -> Result<Opened<StdDisk>, NodeError> {
     let member = MemberId(rng.next_u64().max(1));
     let fresh = Identity { member, incarnation };
-    let dir = &settings.data_dir;
-    let began = BootClock.now();
     let check = |data: &Belongs<'_>| belonging::check(settings, data);
-    let Opened { log, state } =
-        Log::open_if(StdDisk, dir, LogOptions::default(), fresh, check).map_err(NodeError::Data)?;
+    Log::open_if(StdDisk, &settings.data_dir, LogOptions::default(), fresh, check)
+        .map_err(NodeError::Data)
+}
+
+fn open<S: StateMachine>(machine: S, settings: &mut Settings) -> Result<Opening<S>, NodeError> {
+    let (random, incarnation) = fresh_numbers()?;
+    let mut rng = Rng::new(random);
+    let began = BootClock.now();
+    let Opened { log, state } = match open_log(settings, &mut rng, incarnation) {
+        Ok(opened) => opened,
+        Err(error) => {
+            rebuild::set_aside(settings, error)?;
+            open_log(settings, &mut rng, incarnation)?
+        }
+    };
+    rebuild::join_after(settings, &state);
+    let dir = &settings.data_dir;
     let store = SnapshotStore::open(StdDisk, dir).map_err(NodeError::Snapshot)?;
     let mut local =
         Local { epoch: log.epoch(), last_durable: log.status().last, ..Local::default() };
@@ -165,7 +180,7 @@ fn fresh_numbers() -> Result<(u64, Incarnation), NodeError> {
 
 fn raft_thread<S: StateMachine>(
     machine: S,
-    settings: Settings,
+    mut settings: Settings,
     started: oneshot::Sender<Result<Node<S>, NodeError>>,
     ended: watch::Receiver<Option<Ended>>,
 ) -> Result<(), NodeError> {
@@ -174,7 +189,7 @@ fn raft_thread<S: StateMachine>(
         drop(started.send(Err(error)));
         Ok(())
     };
-    let opening = match open(machine, &settings) {
+    let opening = match open(machine, &mut settings) {
         Ok(opening) => opening,
         Err(error) => return fail(started, error),
     };

@@ -33,6 +33,7 @@ use crate::node::standing::Gate;
 use crate::node::status::{Phase, Status};
 use crate::transport::{PeerAddress, Refused, RefusedReason};
 
+mod admission;
 mod forwards;
 mod lifecycle;
 mod peers;
@@ -135,6 +136,8 @@ pub struct Driver<S: StateMachine> {
     strangers: BTreeMap<String, String>,
     /// When a removed node was told so last.
     removed_told: BTreeMap<NodeId, Time>,
+    /// Empty nodes at the addresses of members that are not heard of, by those members.
+    stand_ins: BTreeMap<NodeId, admission::StandIn>,
     /// The own address is not as committed; announced last at this time.
     announced: Option<Time>,
     stopping: Option<Stopping>,
@@ -216,6 +219,7 @@ impl<S: StateMachine> Driver<S> {
             doubtful_list: None,
             strangers: BTreeMap::new(),
             removed_told: BTreeMap::new(),
+            stand_ins: BTreeMap::new(),
             announced: None,
             stopping: None,
             ended: false,
@@ -342,6 +346,7 @@ impl<S: StateMachine> Driver<S> {
         if let Some(gate) = &mut self.gate {
             gate.ask_at_once(now);
         }
+        self.stand_ins.remove(&hello.node);
         self.connected.insert(hello.node, address);
         self.connections_changed();
     }
@@ -364,6 +369,7 @@ impl<S: StateMachine> Driver<S> {
         if let Some(raft) = &mut self.raft {
             raft.peer_disconnected(now, node, hint);
         }
+        self.stand_ins.retain(|_, stand_in| stand_in.node != node);
         self.connected.remove(&node);
         self.admins.forget_empty(node);
         self.connections_changed();

@@ -270,9 +270,10 @@ impl<S: StateMachine> Driver<S> {
         // Whoever waits for an answer there may be another node than the member that is known at that address: a
         // wiped one must hear that it is. But a member that is reached there stays: a stranger only says so.
         for (address, node) in &self.callers {
+            let answers = |node: &NodeId| self.connected.get(node) == Some(address);
             let expected = match dial.get(address.as_str()).copied().flatten() {
-                Some(member) if self.connected.get(&member) == Some(address) => Some(member),
-                Some(member) if member != *node => None,
+                Some(member) if answers(&member) => Some(member),
+                Some(member) if member != *node && !answers(node) => None,
                 _ => Some(*node),
             };
             dial.insert(address, expected);
