@@ -266,11 +266,15 @@ impl<S: StateMachine> Driver<S> {
             }
         }
         // Whoever waits for an answer there may be another node than the member that is known at that address: a
-        // wiped one must hear that it is. But a member that is reached there stays: a stranger only says so.
+        // wiped one must hear that it is. But a member that is reached there stays: a stranger only says so. And once
+        // the caller itself is reached there it is dialled as who it is: it may have replaced that member while this
+        // node was away, lead by now, and want its snapshot answered.
         for (address, node) in &self.callers {
             let expected = match dial.get(address.as_str()).copied().flatten() {
                 Some(member) if self.connected.get(&member) == Some(address) => Some(member),
-                Some(member) if member != *node => None,
+                Some(member) if member != *node => {
+                    (self.connected.get(node) == Some(address)).then_some(*node)
+                }
                 _ => Some(*node),
             };
             dial.insert(address, expected);
