@@ -29,6 +29,10 @@ pub trait StateMachine: Send + Sized + 'static {
     /// A consistent picture of the state, taken without stopping it.
     type Snapshot: Snapshot;
 
+    /// The newest [`Command::feature_level`] that this program applies. Raise it with every release that brings
+    /// commands which the one before cannot apply.
+    const FEATURE_LEVEL: u16 = 1;
+
     /// Applies one committed command. A command that makes no sense must be answered, not panicked about.
     fn apply(&mut self, context: ApplyContext, command: Self::Command) -> Self::Response;
 
@@ -64,6 +68,12 @@ pub trait Command: Send + Sized + 'static {
     /// # Errors
     /// When the bytes are no command of this version. The node then stops rather than skip an entry.
     fn decode(bytes: Bytes) -> Result<Self, DecodeError>;
+
+    /// What every member of the cluster must know before this command may stand in the log: with a lower level it is
+    /// refused where it is proposed. From 1 on.
+    fn feature_level(&self) -> u16 {
+        1
+    }
 }
 
 /// Where in the log a command stands.

@@ -36,6 +36,50 @@ pub enum KvError {
     LeaseExists,
     /// A lease for more seconds than [`LEASE_TTL_MAX`](crate::LEASE_TTL_MAX).
     LeaseTtlTooLarge,
+    /// Authentication cannot be enabled: there is no user root.
+    RootUserNotExist,
+    /// Authentication cannot be enabled: the user root does not have the role root.
+    RootRoleNotGranted,
+    /// A user of this name exists.
+    UserExists,
+    /// A user without a name; whoever asks has not said who it is.
+    UserEmpty,
+    /// There is no such user.
+    UserNotFound,
+    /// A role of this name exists.
+    RoleExists,
+    /// There is no such role.
+    RoleNotFound,
+    /// A role without a name.
+    RoleEmpty,
+    /// The name or the password is wrong.
+    AuthFailed,
+    /// A password for a user that has none.
+    NoPasswordUser,
+    /// A grant without a permission.
+    PermissionNotGiven,
+    /// Whoever asks may not do that.
+    PermissionDenied,
+    /// The user does not have the role.
+    RoleNotGranted,
+    /// The role does not have the permission.
+    PermissionNotGranted,
+    /// Authentication is not enabled.
+    AuthNotEnabled,
+    /// A token that nobody gave out, or that is too old.
+    InvalidAuthToken,
+    /// A change that would take what root needs, or a permission for no key.
+    InvalidAuthManagement,
+    /// Users or permissions have changed since it was found out who asks.
+    OldAuthRevision,
+    /// The quota is exceeded; what makes the store smaller is allowed.
+    NoSpace,
+    /// A member's state was found to differ from the others'.
+    Corrupt,
+    /// The cluster is about to go back to an older version already.
+    DowngradeInProgress,
+    /// There is no downgrade to take back.
+    NoDowngrade,
 }
 
 /// The gRPC status codes that go with a [`KvError`]. The numbers are gRPC's.
@@ -43,14 +87,24 @@ pub enum KvError {
 #[non_exhaustive]
 #[repr(i32)]
 pub enum Code {
+    /// etcd has no code for it.
+    Unknown = 2,
     /// The request makes no sense, whatever the state.
     InvalidArgument = 3,
     /// Something named in the request does not exist.
     NotFound = 5,
+    /// Whoever asks may not do that.
+    PermissionDenied = 7,
+    /// Too much is stored.
+    ResourceExhausted = 8,
     /// Not in this state.
     FailedPrecondition = 9,
     /// A revision outside what is kept, or a number that is too large.
     OutOfRange = 11,
+    /// It is not known who asks.
+    Unauthenticated = 16,
+    /// Something stored is lost.
+    DataLoss = 15,
 }
 
 impl KvError {
@@ -65,10 +119,32 @@ impl KvError {
             | Self::TooManyOps
             | Self::DuplicateKey
             | Self::InvalidSortOption
-            | Self::RequestTooLarge => Code::InvalidArgument,
+            | Self::RequestTooLarge
+            | Self::UserEmpty
+            | Self::RoleEmpty
+            | Self::AuthFailed
+            | Self::PermissionNotGiven
+            | Self::InvalidAuthManagement
+            | Self::OldAuthRevision => Code::InvalidArgument,
             Self::Compacted | Self::FutureRevision | Self::LeaseTtlTooLarge => Code::OutOfRange,
-            Self::LeaseExists => Code::FailedPrecondition,
+            Self::LeaseExists
+            | Self::RootUserNotExist
+            | Self::RootRoleNotGranted
+            | Self::UserExists
+            | Self::UserNotFound
+            | Self::RoleExists
+            | Self::RoleNotFound
+            | Self::RoleNotGranted
+            | Self::PermissionNotGranted
+            | Self::AuthNotEnabled
+            | Self::DowngradeInProgress
+            | Self::NoDowngrade => Code::FailedPrecondition,
             Self::LeaseNotFound => Code::NotFound,
+            Self::PermissionDenied => Code::PermissionDenied,
+            Self::InvalidAuthToken => Code::Unauthenticated,
+            Self::NoPasswordUser => Code::Unknown,
+            Self::NoSpace => Code::ResourceExhausted,
+            Self::Corrupt => Code::DataLoss,
         }
     }
 
@@ -89,6 +165,30 @@ impl KvError {
             Self::LeaseNotFound => "etcdserver: requested lease not found",
             Self::LeaseExists => "etcdserver: lease already exists",
             Self::LeaseTtlTooLarge => "etcdserver: too large lease TTL",
+            Self::RootUserNotExist => "etcdserver: root user does not exist",
+            Self::RootRoleNotGranted => "etcdserver: root user does not have root role",
+            Self::UserExists => "etcdserver: user name already exists",
+            Self::UserEmpty => "etcdserver: user name is empty",
+            Self::UserNotFound => "etcdserver: user name not found",
+            Self::RoleExists => "etcdserver: role name already exists",
+            Self::RoleNotFound => "etcdserver: role name not found",
+            Self::RoleEmpty => "etcdserver: role name is empty",
+            Self::AuthFailed => "etcdserver: authentication failed, invalid user ID or password",
+            Self::NoPasswordUser => {
+                "auth: authentication failed, password was given for no password user"
+            }
+            Self::PermissionNotGiven => "etcdserver: permission not given",
+            Self::PermissionDenied => "etcdserver: permission denied",
+            Self::RoleNotGranted => "etcdserver: role is not granted to the user",
+            Self::PermissionNotGranted => "etcdserver: permission is not granted to the role",
+            Self::AuthNotEnabled => "etcdserver: authentication is not enabled",
+            Self::InvalidAuthToken => "etcdserver: invalid auth token",
+            Self::InvalidAuthManagement => "etcdserver: invalid auth management",
+            Self::OldAuthRevision => "etcdserver: revision of auth store is old",
+            Self::NoSpace => "etcdserver: mvcc: database space exceeded",
+            Self::Corrupt => "etcdserver: corrupt cluster",
+            Self::DowngradeInProgress => "etcdserver: cluster has a downgrade job in progress",
+            Self::NoDowngrade => "etcdserver: no inflight downgrade job",
         }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod proto;
 
+pub mod auth;
 mod check;
 mod command;
 mod error;
@@ -18,7 +19,8 @@ pub use check::{
 pub use command::{Answer, Command, Query, Response};
 pub use error::{Code, KvError};
 pub use lease_clock::LeaseClock;
-pub use proto::raftkv::Expiry;
-pub use reader::{Events, PinnedReader, Publications, Reader, is_read_only};
+pub use proto::raftkv::{Caller, Expiry};
+pub use reader::{Events, PinnedReader, Publications, Reader, Stretch, is_read_only};
 pub use store::lease::{LeaseChange, LeaseChanges, LeaseRecord, LeaseState};
+pub use store::notices::Notices;
 pub use store::{Picture, Store};

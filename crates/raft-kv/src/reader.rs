@@ -1,5 +1,6 @@
 //! Reading beside the apply thread.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -9,9 +10,11 @@ use bytes::Bytes;
 
 use crate::check::{check_range, check_txn};
 use crate::error::KvError;
+use crate::key_range::KeyRange;
 use crate::proto::etcdserverpb::{RangeRequest, RangeResponse, TxnRequest, TxnResponse};
 use crate::proto::mvccpb::{Event, KeyValue, event::EventType};
 use crate::store::data::{Data, Pin, Revision};
+use crate::store::notices::{Notices, Published};
 use crate::store::read::{View, range_of};
 
 /// Reads the store from any thread, without a lock and without holding up the writer.
@@ -20,11 +23,12 @@ use crate::store::read::{View, range_of};
 #[derive(Clone, Debug)]
 pub struct Reader {
     published: Arc<ArcSwap<Data>>,
+    notices: Published,
 }
 
 impl Reader {
-    pub(crate) const fn new(published: Arc<ArcSwap<Data>>) -> Self {
-        Self { published }
+    pub(crate) const fn new(published: Arc<ArcSwap<Data>>, notices: Published) -> Self {
+        Self { published, notices }
     }
 
     /// The newest revision.
@@ -43,6 +47,12 @@ impl Reader {
     #[must_use]
     pub fn logical_size(&self) -> u64 {
         self.data().logical_size()
+    }
+
+    /// Alarms and the like, as this member has applied them.
+    #[must_use]
+    pub fn notices(&self) -> Arc<Notices> {
+        self.notices.load_full()
     }
 
     /// Reads a range at the revision the request names, or at the newest. The header carries the newest
@@ -212,6 +222,20 @@ pub struct Events {
     pub next: i64,
 }
 
+/// How many keys one stretch of a range goes over at most.
+const STRETCH_KEYS_MAX: usize = 4096;
+
+/// A part of a range.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Stretch {
+    /// In the order of the keys.
+    pub kvs: Vec<KeyValue>,
+    /// How many keys were there, those included that were not wanted.
+    pub seen: usize,
+    /// The key to go on from; `None` at the end of the range.
+    pub next: Option<Bytes>,
+}
+
 /// Reads one revision that stays readable.
 #[derive(Debug)]
 pub struct PinnedReader {
@@ -239,6 +263,37 @@ impl PinnedReader {
         let mut request = request.clone();
         request.revision = 0;
         view.range(&request)
+    }
+
+    /// Reads the next keys of a range from `from` on, in their order: at most `keys_max` of them, and about as many
+    /// as have `bytes_max` bytes. Sort order, limit and filters of the request are not looked at.
+    #[must_use]
+    pub fn stretch(
+        &self,
+        request: &RangeRequest,
+        from: &Bytes,
+        keys_max: usize,
+        bytes_max: usize,
+    ) -> Stretch {
+        let mut stretch = Stretch::default();
+        let mut bytes = 0_usize;
+        self.data.walk(&KeyRange::new(from, &request.range_end), self.at, |version, _| {
+            if stretch.seen >= STRETCH_KEYS_MAX || bytes >= bytes_max {
+                stretch.next = Some(version.key.clone());
+                return ControlFlow::Break(());
+            }
+            stretch.seen += 1;
+            if stretch.kvs.len() < keys_max {
+                let mut kv = version.key_value();
+                if request.keys_only {
+                    kv.value.clear();
+                }
+                bytes = bytes.saturating_add(kv.key.len()).saturating_add(kv.value.len());
+                stretch.kvs.push(kv);
+            }
+            ControlFlow::Continue(())
+        });
+        stretch
     }
 }
 

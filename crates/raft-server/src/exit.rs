@@ -51,9 +51,10 @@ impl Exit {
     pub fn of_node(error: &NodeError) -> Self {
         match error {
             NodeError::Config(_) => Self::BadConfiguration,
-            NodeError::Data(_) | NodeError::Snapshot(_) | NodeError::UnknownEntry(_) => {
-                Self::DataRefused
-            }
+            NodeError::Data(_)
+            | NodeError::Snapshot(_)
+            | NodeError::UnknownEntry(_)
+            | NodeError::FeatureLevel { .. } => Self::DataRefused,
             NodeError::Bind { .. } => Self::PortInUse,
             NodeError::DiskLatched { .. } => Self::DiskLatched,
             NodeError::Removed => Self::Removed,

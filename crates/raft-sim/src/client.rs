@@ -109,7 +109,11 @@ pub(crate) fn answer(response: &Response) -> Answer {
         Response::Compact(compact) => Answer::Put { revision: revision(compact.header.as_ref()) },
         Response::LeaseGrant(grant) => Answer::Put { revision: revision(grant.header.as_ref()) },
         Response::LeaseRevoke(revoke) => Answer::Put { revision: revision(revoke.header.as_ref()) },
-        Response::LeaseRenew(_) | Response::LeaseExpire(_) => Answer::Put { revision: -1 },
+        Response::LeaseRenew(_)
+        | Response::LeaseExpire(_)
+        | Response::Alarm(_)
+        | Response::Auth(_)
+        | Response::Downgrade => Answer::Put { revision: -1 },
     }
 }
 

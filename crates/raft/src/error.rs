@@ -21,6 +21,13 @@ pub enum ProposeError {
         /// The limit.
         bytes_max: usize,
     },
+    /// Definitely not applied: some member's program does not know this command yet (decision 18).
+    FeatureLevel {
+        /// What the command needs.
+        needed: u16,
+        /// What every member knows.
+        cluster: u16,
+    },
     /// Definitely not applied: the leader lost its place before it could commit, and another entry took the
     /// proposal's position.
     Superseded,
@@ -41,7 +48,11 @@ impl ProposeError {
     #[must_use]
     pub const fn is_definite(&self) -> bool {
         match self {
-            Self::NoLeader | Self::Overloaded | Self::TooLarge { .. } | Self::Superseded => true,
+            Self::NoLeader
+            | Self::Overloaded
+            | Self::TooLarge { .. }
+            | Self::FeatureLevel { .. }
+            | Self::Superseded => true,
             Self::Unknown | Self::TimedOut => false,
             Self::Stopped { definitely_not_applied } => *definitely_not_applied,
         }
@@ -61,6 +72,11 @@ impl fmt::Display for ProposeError {
                     "the command has {bytes} bytes, at most {bytes_max} are allowed; not applied"
                 )
             }
+            Self::FeatureLevel { needed, cluster } => write!(
+                f,
+                "needs feature level {needed}, and some member of the cluster knows only {cluster}: upgrade it first; \
+                 not applied"
+            ),
             Self::Superseded => write!(f, "leadership was lost before the commit; not applied"),
             Self::Unknown => write!(f, "leadership lost: outcome unknown"),
             Self::TimedOut => write!(f, "timed out: outcome unknown"),
@@ -159,6 +175,13 @@ pub enum NodeError {
     Snapshot(SnapshotError),
     /// An entry that this version does not understand.
     UnknownEntry(String),
+    /// The cluster has gone beyond what this program knows (decision 18).
+    FeatureLevel {
+        /// The cluster's level.
+        cluster: u16,
+        /// This program's.
+        known: u16,
+    },
     /// A part of the node died of a bug.
     Panicked(&'static str),
 }
@@ -184,6 +207,11 @@ impl fmt::Display for NodeError {
             Self::UnknownEntry(what) => write!(
                 f,
                 "the log holds an entry that this version does not understand ({what}); use a newer version"
+            ),
+            Self::FeatureLevel { cluster, known } => write!(
+                f,
+                "the cluster is at feature level {cluster}, and this program knows {known}: start this member with a \
+                 newer version; its data is unchanged"
             ),
             Self::Panicked(part) => write!(f, "{part} died of a bug; please report it"),
         }

@@ -25,19 +25,19 @@ use crate::store::write::Writes;
 
 /// One lease.
 #[derive(Debug, Default)]
-pub(super) struct Lease {
+pub(crate) struct Lease {
     /// Seconds.
     pub(super) ttl: i64,
     /// How often it was renewed.
     pub(super) renewals: u64,
     /// Exactly the keys whose newest version carries the lease.
-    pub(super) keys: BTreeSet<Bytes>,
+    pub(crate) keys: BTreeSet<Bytes>,
 }
 
 /// All leases, and who is told of changes.
 #[derive(Debug, Default)]
-pub(super) struct Leases {
-    pub(super) table: BTreeMap<i64, Lease>,
+pub(crate) struct Leases {
+    pub(crate) table: BTreeMap<i64, Lease>,
     listener: Option<Listener>,
 }
 
@@ -77,7 +77,7 @@ pub struct LeaseRecord {
 pub struct LeaseState {
     /// The seconds that were granted.
     pub ttl: i64,
-    /// The keys that end with it, in order.
+    /// The keys that end with it, in order, if they were asked for.
     pub keys: Vec<Bytes>,
 }
 
@@ -253,8 +253,9 @@ impl Store {
         true
     }
 
-    pub(super) fn lease_state(&self, id: i64) -> Option<LeaseState> {
+    pub(super) fn lease_state(&self, id: i64, keys: bool) -> Option<LeaseState> {
         let lease = self.leases.table.get(&id)?;
-        Some(LeaseState { ttl: lease.ttl, keys: lease.keys.iter().cloned().collect() })
+        let keys = if keys { lease.keys.iter().cloned().collect() } else { Vec::new() };
+        Some(LeaseState { ttl: lease.ttl, keys })
     }
 }

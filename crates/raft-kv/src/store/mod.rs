@@ -7,8 +7,9 @@
 mod compact;
 pub(crate) mod data;
 pub(crate) mod lease;
+pub(crate) mod notices;
 pub(crate) mod read;
-mod segment;
+pub(crate) mod segment;
 mod snapshot;
 mod write;
 
@@ -18,14 +19,16 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use atomic_waker::AtomicWaker;
 use raft_core::{ApplyContext, Digest, SnapshotError, SnapshotSource, StateMachine};
 
+use crate::auth::{Access, AuthChanges, AuthState, AuthView, Published};
 use crate::command::{Answer, Command, Query, Response};
 use crate::error::KvError;
+use crate::proto::raftkv::Caller;
 use crate::proto::raftkv::command_v1::Kind;
 use crate::reader::{Publications, Reader};
 use compact::{Garbage, Sweep};
 use data::{Data, FIRST_REVISION, NEVER_COMPACTED};
 use lease::Leases;
-use read::View;
+use read::{View, header};
 use snapshot::Layout;
 
 pub use snapshot::Picture;
@@ -66,6 +69,14 @@ pub struct Store {
     garbage: Garbage,
     sweep: Sweep,
     leases: Leases,
+    /// Users and roles as the newest command left them.
+    auth: Arc<AuthState>,
+    /// Where others find them.
+    auth_published: Arc<Published>,
+    /// Users or roles have changed since they were published.
+    auth_news: bool,
+    /// Changed by the apply thread only.
+    notices: notices::Published,
     /// Whoever waits for new revisions.
     publications: Arc<AtomicWaker>,
     /// The segments of the newest snapshot that was written, so that the next one need not find them again.
@@ -95,6 +106,10 @@ impl Store {
             garbage: Garbage::new(NEVER_COMPACTED),
             sweep: Sweep::new(NEVER_COMPACTED),
             leases: Leases::default(),
+            auth: Arc::default(),
+            auth_published: Arc::default(),
+            auth_news: false,
+            notices: notices::Published::default(),
             publications: Arc::new(AtomicWaker::new()),
             layout: Arc::new(ArcSwapOption::empty()),
             segment_bytes: segment_bytes.clamp(1, SEGMENT_BYTES),
@@ -104,7 +119,19 @@ impl Store {
     /// A handle for reading from other threads.
     #[must_use]
     pub fn reader(&self) -> Reader {
-        Reader::new(self.published.clone())
+        Reader::new(self.published.clone(), self.notices.clone())
+    }
+
+    /// A handle for looking at users and roles from other threads.
+    #[must_use]
+    pub fn auth(&self) -> AuthView {
+        AuthView::new(Arc::clone(&self.auth_published))
+    }
+
+    /// What wakes a task when users, roles or permissions change: one task, the newest that asks.
+    #[must_use]
+    pub fn auth_changes(&self) -> AuthChanges {
+        AuthChanges::new(self.auth())
     }
 
     /// What wakes a task when new revisions are published: one task, the newest that asks.
@@ -154,6 +181,9 @@ impl StateMachine for Store {
     type Snapshot = Picture;
 
     fn apply(&mut self, context: ApplyContext, command: Command) -> Result<Response, KvError> {
+        let access = Access::of(&command.kind);
+        self.authorize(command.caller.as_ref(), &access)?;
+        self.check_alarms(&command.kind)?;
         match command.kind {
             Kind::Put(request) => self.put(&request).map(Response::Put),
             Kind::DeleteRange(request) => self.delete_range(&request).map(Response::DeleteRange),
@@ -165,11 +195,37 @@ impl StateMachine for Store {
             Kind::LeaseExpire(request) => {
                 Ok(Response::LeaseExpire(self.lease_expire(context.id.term, &request)))
             }
+            Kind::AuthEnable(request) => self.change_auth(|auth| auth.enable(&request)),
+            Kind::AuthDisable(_) => self.change_auth(|auth| {
+                auth.disable();
+                Ok(())
+            }),
+            Kind::UserAdd(request) => self.change_auth(|auth| auth.user_add(&request)),
+            Kind::UserDelete(request) => self.change_auth(|auth| auth.user_delete(&request.name)),
+            Kind::UserChangePassword(request) => {
+                self.change_auth(|auth| auth.user_change_password(&request))
+            }
+            Kind::UserGrantRole(request) => self.change_auth(|auth| auth.user_grant_role(&request)),
+            Kind::UserRevokeRole(request) => {
+                self.change_auth(|auth| auth.user_revoke_role(&request))
+            }
+            Kind::RoleAdd(request) => self.change_auth(|auth| auth.role_add(&request.name)),
+            Kind::RoleDelete(request) => self.change_auth(|auth| auth.role_delete(&request.role)),
+            Kind::RoleGrantPermission(request) => {
+                self.change_auth(|auth| auth.role_grant_permission(&request))
+            }
+            Kind::RoleRevokePermission(request) => {
+                self.change_auth(|auth| auth.role_revoke_permission(&request))
+            }
+            Kind::Alarm(request) => Ok(Response::Alarm(self.alarm(&request))),
+            Kind::Downgrade(request) => self.downgrade(&request).map(|()| Response::Downgrade),
         }
     }
 
     fn flush(&mut self) {
         let revisions = self.revision - self.data.revision();
+        // Before the keys: whoever sees a key sees the permissions that it was written under.
+        self.publish_auth();
         self.data.publish(self.revision, self.compact_revision, self.logical_size);
         if revisions > 0 {
             self.publications.wake();
@@ -180,12 +236,11 @@ impl StateMachine for Store {
 
     fn query(&self, query: Query) -> Result<Answer, KvError> {
         match query {
-            Query::Range(request) => {
-                crate::check::check_range(&request)?;
-                self.view().range(&request).map(Answer::Range)
+            Query::By(caller, query) => self.answer(Some(&caller), *query),
+            query
+            @ (Query::Range(_) | Query::Lease { .. } | Query::Leases | Query::MayRenew(_)) => {
+                self.answer(None, query)
             }
-            Query::Lease(id) => Ok(Answer::Lease(self.lease_state(id))),
-            Query::Leases => Ok(Answer::Leases(self.leases.table.keys().copied().collect())),
         }
     }
 
@@ -201,8 +256,12 @@ impl StateMachine for Store {
         self.garbage = restored.garbage;
         self.sweep = Sweep::new(restored.compact_revision);
         self.leases.replace(restored.leases);
+        self.notices.store(Arc::new(restored.notices));
         // A picture that is still being written must not leave its segments here.
         self.layout = Arc::new(ArcSwapOption::empty());
+        self.auth = Arc::new(restored.auth);
+        self.auth_news = true;
+        self.publish_auth();
         self.data = Arc::new(restored.data);
         self.data.publish(self.revision, self.compact_revision, self.logical_size);
         self.published.store(self.data.clone());
@@ -216,6 +275,55 @@ impl StateMachine for Store {
 }
 
 impl Store {
+    /// The second decision about everything that changes or asks something; the first was made by the member that took
+    /// the request, from what it knew then.
+    fn authorize(&self, caller: Option<&Caller>, access: &Access<'_>) -> Result<(), KvError> {
+        self.auth.authorize_with(caller, access, Some(&self.leases))
+    }
+
+    /// Changes users or roles; a refused change changes nothing.
+    fn change_auth(
+        &mut self,
+        change: impl FnOnce(&mut AuthState) -> Result<(), KvError>,
+    ) -> Result<Response, KvError> {
+        let mut changed = AuthState::clone(&self.auth);
+        change(&mut changed)?;
+        self.auth = Arc::new(changed);
+        self.auth_news = true;
+        Ok(Response::Auth(header(self.revision)))
+    }
+
+    fn publish_auth(&mut self) {
+        if self.auth_news {
+            self.auth_news = false;
+            self.auth_published.publish(&self.auth);
+        }
+    }
+
+    fn answer(&self, caller: Option<&Caller>, query: Query) -> Result<Answer, KvError> {
+        match query {
+            Query::Range(request) => {
+                crate::check::check_range(&request)?;
+                self.authorize(caller, &Access::Range(&request))?;
+                self.view().range(&request).map(Answer::Range)
+            }
+            Query::Lease { id, keys } => {
+                self.authorize(caller, &Access::LeaseTimeToLive { id, keys })?;
+                Ok(Answer::Lease(self.lease_state(id, keys)))
+            }
+            Query::Leases => {
+                self.authorize(caller, &Access::LeaseLeases)?;
+                Ok(Answer::Leases(self.leases.table.keys().copied().collect()))
+            }
+            Query::MayRenew(id) => {
+                self.authorize(caller, &Access::LeaseRenew(id))?;
+                Ok(Answer::MayRenew)
+            }
+            // Nobody can speak for somebody else than the outermost says.
+            Query::By(_, query) => self.answer(caller, *query),
+        }
+    }
+
     fn view(&self) -> View<'_> {
         View { data: &self.data, revision: self.revision, compact_revision: self.compact_revision }
     }

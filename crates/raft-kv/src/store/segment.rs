@@ -9,26 +9,32 @@
 //!            unless tombstone: mod main - create_revision | version | lease as u64 | value bytes
 //! leases:    "RKVL" | version u8 = 1 | lease …, at most 65,536
 //! lease:     id as u64 | seconds as u64 | renewals
-//! head:      "RKVH" | version u8 = 2 | revision | compact_revision + 1 | logical size | segments | versions
-//!            | lease blobs | leases
+//! head:      "RKVH" | version u8 = 4 | revision | compact_revision + 1 | logical size | segments | versions
+//!            | lease blobs | leases | alarms | (type | member) … | target of a downgrade bytes, empty: none
+//!            | auth blobs (version 3 ends before these)
 //! ```
 //!
-//! A snapshot is its segments, in order, its leases in order of id, and the head. Which keys a lease has is said by
+//! A snapshot is its segments, in order, its leases in order of id, its users and roles (drawn in `auth/encoding.rs`),
+//! and the head. Which keys a lease has is said by
 //! the keys. Blobs are named by their digest and checked by
 //! whoever stores them, so there is no checksum here.
 
 use bytes::{BufMut, Bytes};
 use raft_core::SnapshotError;
 
+use crate::proto::etcdserverpb::AlarmType;
 use crate::store::data::{Live, Revision, Version};
 use crate::store::lease::LeaseRecord;
+use crate::store::notices::Notices;
 
 const SEGMENT_MAGIC: &[u8; 4] = b"RKVS";
 const LEASES_MAGIC: &[u8; 4] = b"RKVL";
 const HEAD_MAGIC: &[u8; 4] = b"RKVH";
 const SEGMENT_VERSION: u8 = 1;
 const LEASES_VERSION: u8 = 1;
-const HEAD_VERSION: u8 = 2;
+const HEAD_VERSION: u8 = 4;
+/// Of heads from before there were users.
+const HEAD_VERSION_WITHOUT_AUTH: u8 = 3;
 const TOMBSTONE: u8 = 1;
 
 /// Where segments end: a function of their content, so that all members cut alike and a compaction changes
@@ -176,7 +182,7 @@ pub(super) fn decode_leases(content: &[u8]) -> Result<Vec<LeaseRecord>, Snapshot
 }
 
 /// The last blob of a snapshot.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Head {
     pub(super) revision: i64,
     pub(super) compact_revision: i64,
@@ -189,6 +195,9 @@ pub(super) struct Head {
     pub(super) lease_blobs: u64,
     /// How many leases those hold together.
     pub(super) leases: u64,
+    pub(super) notices: Notices,
+    /// How many blobs of users and roles come after those of leases.
+    pub(super) auth_blobs: u64,
 }
 
 impl Head {
@@ -203,11 +212,21 @@ impl Head {
         put_varint(&mut out, self.versions);
         put_varint(&mut out, self.lease_blobs);
         put_varint(&mut out, self.leases);
+        let Notices { alarms, downgrade } = &self.notices;
+        put_varint(&mut out, u64::try_from(alarms.len()).unwrap_or(u64::MAX));
+        for (kind, member) in alarms {
+            put_positive(&mut out, i64::from(*kind));
+            put_varint(&mut out, *member);
+        }
+        put_bytes(&mut out, downgrade.as_deref().unwrap_or_default().as_bytes());
+        put_varint(&mut out, self.auth_blobs);
         out
     }
 
     pub(super) fn decode(content: &[u8]) -> Result<Self, SnapshotError> {
-        let mut input = Input::new(content, HEAD_MAGIC, HEAD_VERSION, "head")?;
+        let is_old = content.get(HEAD_MAGIC.len()) == Some(&HEAD_VERSION_WITHOUT_AUTH);
+        let version = if is_old { HEAD_VERSION_WITHOUT_AUTH } else { HEAD_VERSION };
+        let mut input = Input::new(content, HEAD_MAGIC, version, "head")?;
         let head = Self {
             revision: input.positive()?,
             compact_revision: input.positive()? - 1,
@@ -216,6 +235,8 @@ impl Head {
             versions: input.varint()?,
             lease_blobs: input.varint()?,
             leases: input.varint()?,
+            notices: decode_notices(&mut input)?,
+            auth_blobs: if is_old { 0 } else { input.varint()? },
         };
         if !input.rest.is_empty() {
             return Err(undecodable("the head is longer than it should be"));
@@ -227,7 +248,23 @@ impl Head {
     }
 }
 
-pub(super) fn undecodable(what: &str) -> SnapshotError {
+fn decode_notices(input: &mut Input<'_>) -> Result<Notices, SnapshotError> {
+    let mut notices = Notices::default();
+    for _ in 0..input.varint()? {
+        let kind = i32::try_from(input.varint()?).unwrap_or(0);
+        if AlarmType::try_from(kind).is_ok_and(|kind| kind != AlarmType::None) {
+            notices.alarms.insert((kind, input.varint()?));
+        } else {
+            return Err(undecodable("an alarm is of an unknown kind"));
+        }
+    }
+    let target = String::from_utf8(input.bytes()?.to_vec())
+        .map_err(|_| undecodable("the version of a downgrade is no text"))?;
+    notices.downgrade = Some(target).filter(|target| !target.is_empty());
+    Ok(notices)
+}
+
+pub(crate) fn undecodable(what: &str) -> SnapshotError {
     SnapshotError::Undecodable(format!("key-value store: {what}"))
 }
 
@@ -246,6 +283,24 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.put_slice(bytes);
 }
 
+/// What comes after the first bytes of a blob, which say what it is and in which version.
+pub(crate) fn check_magic<'a>(
+    content: &'a [u8],
+    magic: &[u8; 4],
+    known: u8,
+    what: &str,
+) -> Result<&'a [u8], SnapshotError> {
+    let rest =
+        content.strip_prefix(magic).ok_or_else(|| undecodable(&format!("a blob is no {what}")))?;
+    match rest.split_first() {
+        Some((&version, rest)) if version == known => Ok(rest),
+        Some((version, _)) => Err(undecodable(&format!(
+            "the {what} has format version {version}; this program knows {known}"
+        ))),
+        None => Err(undecodable(&format!("the {what} ends early"))),
+    }
+}
+
 /// What is left of a blob to read. No read goes beyond it, and nothing is reserved for what is not there.
 struct Input<'a> {
     rest: &'a [u8],
@@ -258,16 +313,7 @@ impl<'a> Input<'a> {
         known: u8,
         what: &str,
     ) -> Result<Self, SnapshotError> {
-        let rest = content
-            .strip_prefix(magic)
-            .ok_or_else(|| undecodable(&format!("a blob is no {what}")))?;
-        match rest.split_first() {
-            Some((&version, rest)) if version == known => Ok(Self { rest }),
-            Some((version, _)) => Err(undecodable(&format!(
-                "the {what} has format version {version}; this program knows {known}"
-            ))),
-            None => Err(undecodable(&format!("the {what} ends early"))),
-        }
+        Ok(Self { rest: check_magic(content, magic, known, what)? })
     }
 
     fn byte(&mut self) -> Result<u8, SnapshotError> {

@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use arc_swap::ArcSwapOption;
 use raft_core::{BlobId, Digest, Snapshot, SnapshotError, SnapshotSink, SnapshotSource};
 
+use crate::auth::{self, AuthState};
 use crate::store::Store;
 use crate::store::compact::Garbage;
 use crate::store::data::{Data, FIRST_REVISION, Pin, Revision, Version};
 use crate::store::lease::{Lease, LeaseRecord};
+use crate::store::notices::Notices;
 use crate::store::segment::{
     BLOB_LEASES_MAX, Cut, Head, SegmentWriter, decode_leases, decode_segment, encode_leases,
     undecodable,
@@ -27,6 +29,8 @@ pub struct Picture {
     compact_revision: i64,
     logical_size: u64,
     leases: Vec<LeaseRecord>,
+    auth: Arc<AuthState>,
+    notices: Arc<Notices>,
     cut: Cut,
     layout: Arc<ArcSwapOption<Layout>>,
 }
@@ -55,6 +59,8 @@ impl Picture {
             compact_revision: store.compact_revision,
             logical_size: store.logical_size,
             leases: store.leases.records(),
+            auth: Arc::clone(&store.auth),
+            notices: store.notices.load_full(),
             cut: Cut { average: store.segment_bytes },
             layout,
         }
@@ -100,6 +106,8 @@ impl Snapshot for Picture {
             versions: 0,
             lease_blobs: 0,
             leases: u64::try_from(self.leases.len()).unwrap_or(u64::MAX),
+            auth_blobs: 0,
+            notices: Notices::clone(&self.notices),
         };
         let mut writer = SegmentWriter::default();
         let mut first = Revision::ZERO;
@@ -133,6 +141,10 @@ impl Snapshot for Picture {
         for leases in self.leases.chunks(BLOB_LEASES_MAX) {
             head.lease_blobs += 1;
             put(&encode_leases(leases), sink)?;
+        }
+        for blob in auth::encode(&self.auth) {
+            head.auth_blobs += 1;
+            put(&blob, sink)?;
         }
         sink.put(&head.encode())?;
         drop(versions);
@@ -181,6 +193,8 @@ pub(super) struct Restored {
     pub(super) logical_size: u64,
     pub(super) garbage: Garbage,
     pub(super) leases: BTreeMap<i64, Lease>,
+    pub(super) auth: AuthState,
+    pub(super) notices: Notices,
 }
 
 /// Reads a whole snapshot, its segments in parallel.
@@ -190,11 +204,14 @@ pub(super) fn load(source: &dyn SnapshotSource) -> Result<Restored, SnapshotErro
     };
     let head = Head::decode(&source.read(last)?)?;
     let blobs = u64::try_from(last).unwrap_or(u64::MAX);
-    if head.segments.checked_add(head.lease_blobs) != Some(blobs) {
+    let others = head.lease_blobs.checked_add(head.auth_blobs);
+    if others.and_then(|others| head.segments.checked_add(others)) != Some(blobs) {
         return Err(undecodable("the number of segments is not what the head says"));
     }
+    let auth_blobs = usize::try_from(head.auth_blobs).unwrap_or(usize::MAX);
     let lease_blobs = usize::try_from(head.lease_blobs).unwrap_or(usize::MAX);
-    let segments = last.saturating_sub(lease_blobs);
+    let auth_first = last.saturating_sub(auth_blobs);
+    let segments = auth_first.saturating_sub(lease_blobs);
     let data = Data::new();
     let next = AtomicUsize::new(0);
     let worker = || -> Result<Vec<Loaded>, SnapshotError> {
@@ -219,7 +236,8 @@ pub(super) fn load(source: &dyn SnapshotSource) -> Result<Restored, SnapshotErro
         Ok::<_, SnapshotError>(all)
     })?;
     check_order(loaded, &head)?;
-    let leases = load_leases(source, segments..last, &head)?;
+    let leases = load_leases(source, segments..auth_first, &head)?;
+    let auth = auth::decode((auth_first..last).map(|position| source.read(position)))?;
     let (logical_size, garbage, leases) = account(&data, &head, leases)?;
     if logical_size != head.logical_size {
         return Err(undecodable("the logical size is not what the head says"));
@@ -231,6 +249,8 @@ pub(super) fn load(source: &dyn SnapshotSource) -> Result<Restored, SnapshotErro
         logical_size,
         garbage,
         leases,
+        auth,
+        notices: head.notices,
     })
 }
 

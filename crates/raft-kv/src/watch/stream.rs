@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 use super::hub::{HubRequest, in_range};
 use super::selection::{Selection, encode, weight};
 use super::{Delivery, Filters, Frame, Interest, revision_of};
+use crate::auth::{AuthState, watched};
+use crate::error::KvError;
 use crate::key_range::{KeyRange, RangeEnd};
 use crate::proto::etcdserverpb::{WatchCreateRequest, WatchRequest, watch_request::RequestUnion};
 use crate::proto::mvccpb::Event;
@@ -19,6 +21,19 @@ const DUPLICATE: &str = "mvcc: duplicate watch ID provided on the WatchStream";
 const EMPTY_RANGE: &str = "mvcc: watcher range is empty";
 const COMPACTED: &str = "mvcc: required revision has been compacted";
 const TOO_MANY: &str = "etcdserver: too many requests";
+
+/// Why a watcher is not permitted, in the long form that clients find here: code and text.
+fn reason(refusal: KvError) -> &'static str {
+    if refusal == KvError::UserEmpty {
+        "rpc error: code = InvalidArgument desc = etcdserver: user name is empty"
+    } else if refusal == KvError::InvalidAuthToken {
+        "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token"
+    } else if refusal == KvError::OldAuthRevision {
+        "rpc error: code = InvalidArgument desc = etcdserver: revision of auth store is old"
+    } else {
+        "rpc error: code = PermissionDenied desc = etcdserver: permission denied"
+    }
+}
 
 /// Bounds of a stream.
 #[derive(Clone, Copy, Debug)]
@@ -115,28 +130,39 @@ impl WatchStream {
         self.behind > 0
     }
 
-    /// A request of the client.
+    /// A request of a client that may watch everything.
     pub fn handle(&mut self, request: WatchRequest) {
+        self.handle_if(request, |_| Ok(()));
+    }
+
+    /// A request of a client that may watch what `may` says.
+    pub fn handle_if(
+        &mut self,
+        request: WatchRequest,
+        may: impl FnOnce(&WatchCreateRequest) -> Result<(), KvError>,
+    ) {
         match request.request_union {
-            Some(RequestUnion::CreateRequest(request)) => self.create(request),
+            Some(RequestUnion::CreateRequest(request)) => {
+                let allowed = may(&request);
+                self.create(request, allowed);
+            }
             Some(RequestUnion::CancelRequest(request)) => self.cancel(request.watch_id),
             Some(RequestUnion::ProgressRequest(_)) => self.ask_progress(),
             None => {}
         }
     }
 
-    fn create(&mut self, mut request: WatchCreateRequest) {
+    fn create(&mut self, request: WatchCreateRequest, allowed: Result<(), KvError>) {
         // The revision first: whatever happens after it will be told.
         let revision = self.reader.revision();
-        if request.key.is_empty() {
-            request.key = Bytes::from_static(b"\0");
-        }
-        let range = KeyRange::new(&request.key, &request.range_end);
+        let range = watched(&request);
         let is_empty = matches!(&range.end, RangeEnd::Before(end) if *end <= range.start);
         let refusal = if is_empty {
             Some(EMPTY_RANGE)
         } else if request.start_revision < 0 {
             Some(COMPACTED)
+        } else if let Err(refusal) = allowed {
+            Some(reason(refusal))
         } else if request.watch_id != 0 && self.ids.contains_key(&request.watch_id) {
             Some(DUPLICATE)
         } else if self.watchers.len() >= self.limits.watchers_max {
@@ -182,6 +208,29 @@ impl WatchStream {
             self.join([number]);
         } else {
             self.cancel_compacted();
+        }
+    }
+
+    /// Users, roles or permissions have changed: cancels the watchers that their client may not have any more, and
+    /// drops what they were still to be told. `client` is who it is, with what [`User::since`](crate::auth::User::since)
+    /// was when it proved that.
+    pub fn check_again(&mut self, auth: &AuthState, client: Option<(&str, u64)>) {
+        let refused = self.watchers.iter().filter_map(|(number, watcher)| {
+            let refusal = auth.may_watch_on(client, &watcher.range).err()?;
+            Some((*number, watcher.id, reason(refusal)))
+        });
+        let refused: Vec<_> = refused.collect();
+        let revision = self.reader.revision();
+        for (number, watch_id, cancel_reason) in refused {
+            self.remove(number);
+            self.frames.retain(|frame| frame.watch_id != watch_id || frame.events.is_empty());
+            self.frames.push_back(Frame {
+                watch_id,
+                canceled: true,
+                cancel_reason,
+                revision,
+                ..Frame::default()
+            });
         }
     }
 

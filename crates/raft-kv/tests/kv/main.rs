@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 
+mod alarms;
+mod auth;
 mod common;
 mod concurrency;
 mod format;

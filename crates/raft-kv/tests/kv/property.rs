@@ -242,7 +242,10 @@ fn model_apply(
 fn check_leases(store: &Store, model: &Model) {
     assert_eq!(store.query(Query::Leases), Ok(Answer::Leases(model.leases())));
     for id in [0, 7, 8, -9, i64::MAX] {
-        assert_eq!(store.query(Query::Lease(id)), Ok(Answer::Lease(model.lease(id))));
+        assert_eq!(
+            store.query(Query::Lease { id, keys: true }),
+            Ok(Answer::Lease(model.lease(id)))
+        );
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use raft_core::{BlobId, MemorySnapshot, Snapshot, SnapshotError, SnapshotSink, StateMachine};
 use raft_kv::Store;
+use raft_kv::proto::etcdserverpb::AuthRoleAddRequest;
 
 use crate::common::{apply, compact, delete, everything, put, restored};
 
@@ -145,6 +146,11 @@ fn members_write_the_same_blobs_whatever_they_did_before() {
 
 #[test]
 fn every_change_of_the_state_changes_the_digest() {
+    let user = |name: &str, hash: &'static str| {
+        raft_kv::Command::user_add(name.to_owned(), Some(hash.into()))
+    };
+    let role =
+        |name: &str| raft_kv::Command::role_add(AuthRoleAddRequest { name: name.to_owned() });
     let digest = |commands: Vec<raft_kv::Command>| {
         let mut store = Store::new();
         for command in commands {
@@ -161,6 +167,10 @@ fn every_change_of_the_state_changes_the_digest() {
         digest(vec![put("a", "1"), delete("a")]),
         digest(vec![put("a", "1"), compact(1)]),
         digest(vec![put("a", "1"), compact(2)]),
+        digest(vec![user("a", "1")]),
+        digest(vec![user("a", "2")]),
+        digest(vec![user("b", "1")]),
+        digest(vec![role("a")]),
     ]);
-    assert_eq!(digests.len(), 8);
+    assert_eq!(digests.len(), 12);
 }

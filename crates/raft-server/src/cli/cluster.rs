@@ -228,7 +228,8 @@ fn node_config(args: &ClusterArgs, layout: &Layout, settings: &Settings) -> io::
              heartbeat_interval: {:?},\n    \
              request_timeout: {:?},\n    \
              max_request_bytes: {},\n    \
-             watch_progress_interval: {:?},\n\
+             watch_progress_interval: {:?},\n    \
+             max_learners: {},\n{}\
          )\n",
         one_line(&args.config),
         one_line(&layout.config_file()),
@@ -240,6 +241,11 @@ fn node_config(args: &ClusterArgs, layout: &Layout, settings: &Settings) -> io::
         millis(settings.request_timeout),
         settings.request_bytes_max,
         millis(settings.watch_progress_interval),
+        settings.learners_max,
+        settings
+            .quota_bytes
+            .map(|bytes| format!("    quota_backend_bytes: {bytes},\n"))
+            .unwrap_or_default(),
     ))
 }
 

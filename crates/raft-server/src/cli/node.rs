@@ -102,10 +102,14 @@ async fn start(args: &NodeArgs, color: Color) -> Result<Member, Refusal> {
     };
 
     let (stop, stopping) = watch::channel(false);
+    let quota_bytes = config.settings.quota_bytes.unwrap_or_else(crate::limits::quota_bytes);
+    tracing::info!("the store may take {quota_bytes} bytes (quota_backend_bytes)");
     let settings = etcd::Settings {
         request_bytes_max: config.settings.request_bytes_max,
         election_timeout_max: config.settings.election_timeout_max,
         watch_progress_interval: config.settings.watch_progress_interval,
+        quota_bytes,
+        learners_max: config.settings.learners_max,
     };
     let (etcd, tasks) = Etcd::start(node.clone(), view, settings, stopping.clone());
     let peers = node.clone();

@@ -28,6 +28,8 @@ pub const REQUEST_BYTES_MAX: usize = 1536 << 10;
 const REQUEST_BYTES_LIMIT: u64 = 64 << 20;
 /// What `watch_progress_interval` is when the file does not say.
 const WATCH_PROGRESS_MILLIS: f64 = 600_000.0;
+/// What `max_learners` is when the file does not say, as in etcd.
+const LEARNERS_MAX: u64 = 1;
 /// Durations in a configuration at most, in milliseconds: an hour.
 const MILLIS_MAX: f64 = 3_600_000.0;
 
@@ -57,6 +59,10 @@ pub struct Settings {
     pub request_bytes_max: usize,
     /// How often a watcher that asked for it hears how far it is while nothing happens. etcd: 10 minutes.
     pub watch_progress_interval: Duration,
+    /// Bytes that the store may take; `None`: a part of the machine's memory.
+    pub quota_bytes: Option<u64>,
+    /// Learners that there may be. etcd: 1.
+    pub learners_max: usize,
 }
 
 /// One line of `cluster_members`.
@@ -285,6 +291,11 @@ fn settings(text: &Text, warnings: &mut Vec<Warning>) -> Result<Settings, Box<Pr
             ));
         }
     };
+    let quota_bytes = text.fields.quota_backend_bytes;
+    if quota_bytes == Some(0) {
+        return Err(text.wrong("quota_backend_bytes", "it is 0, but must be more than 0"));
+    }
+    let learners_max = text.fields.max_learners.unwrap_or(LEARNERS_MAX);
     Ok(Settings {
         election_timeout_min: millis(start),
         election_timeout_max: millis(end),
@@ -292,6 +303,8 @@ fn settings(text: &Text, warnings: &mut Vec<Warning>) -> Result<Settings, Box<Pr
         request_timeout: millis(request_timeout),
         request_bytes_max,
         watch_progress_interval: millis(progress),
+        quota_bytes,
+        learners_max: usize::try_from(learners_max).unwrap_or(usize::MAX),
     })
 }
 
@@ -413,6 +426,8 @@ mod tests {
                 request_timeout: Duration::from_millis(5800),
                 request_bytes_max: 1_572_864,
                 watch_progress_interval: Duration::from_secs(600),
+                quota_bytes: None,
+                learners_max: 1,
             }
         );
     }

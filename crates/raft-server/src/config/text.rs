@@ -42,6 +42,10 @@ pub(super) struct Fields {
     #[serde(default)]
     pub(super) max_request_bytes: Option<u64>,
     pub(super) watch_progress_interval: Option<f64>,
+    #[serde(default)]
+    pub(super) quota_backend_bytes: Option<u64>,
+    #[serde(default)]
+    pub(super) max_learners: Option<u64>,
 }
 
 /// What is known of a field: its name, which files have it, and what a right value looks like.
@@ -52,7 +56,7 @@ struct Field {
     right: &'static str,
 }
 
-const FIELDS: [Field; 10] = [
+const FIELDS: [Field; 12] = [
     Field {
         name: "persistent_state_file",
         node: true,
@@ -112,6 +116,18 @@ const FIELDS: [Field; 10] = [
         node: true,
         cluster: true,
         right: "a number of milliseconds: watch_progress_interval: 600000",
+    },
+    Field {
+        name: "quota_backend_bytes",
+        node: true,
+        cluster: true,
+        right: "a number of bytes: quota_backend_bytes: 2147483648",
+    },
+    Field {
+        name: "max_learners",
+        node: true,
+        cluster: true,
+        right: "a number of members: max_learners: 1",
     },
 ];
 

@@ -30,6 +30,34 @@ impl Etcd {
         status.members.iter().find(|member| member.info.peer_address == address).map(member)
     }
 
+    /// Learners that stay such until somebody promotes them.
+    fn learners(&self) -> usize {
+        let status = self.node.status();
+        status.members.iter().filter(|member| !member.voter && !member.auto_promote).count()
+    }
+
+    /// Refuses to remove a voter that is connected when those that would be left and are connected are no quorum.
+    /// Which are connected is what this member sees.
+    fn check_removal(&self, id: MemberId) -> Result<(), Status> {
+        let status = self.node.status();
+        let voters = || status.members.iter().filter(|member| member.voter);
+        let Some(target) = voters().find(|member| member.node.member == id) else {
+            return Ok(());
+        };
+        let left = voters().count() - 1;
+        let connected =
+            voters().filter(|member| member.connected && member.node.member != id).count();
+        let quorum = left / 2 + 1;
+        if target.connected && left > 0 && connected < quorum {
+            tracing::warn!(
+                "refused to remove member {id}: of the {left} voters that would be left, {connected} are connected, \
+                 and a quorum takes {quorum}"
+            );
+            return Err(Status::unavailable("etcdserver: unhealthy cluster"));
+        }
+        Ok(())
+    }
+
     /// Returns a while after a member at `address` is in the configuration, as a learner at least.
     async fn long_since_listed(&self, address: &str) {
         let mut watch = self.node.watch_status();
@@ -103,6 +131,11 @@ impl Cluster for Etcd {
         if self.member_at(address).is_some() {
             return Err(Status::failed_precondition("etcdserver: Peer URLs already exists"));
         }
+        if request.is_learner && self.learners() >= self.settings.learners_max {
+            return Err(Status::failed_precondition(
+                "etcdserver: too many learner members in cluster",
+            ));
+        }
         // Its name and client addresses are its own to announce.
         let info = MemberInfo { peer_address: address.to_owned(), ..MemberInfo::default() };
         let members = self.node.members();
@@ -132,6 +165,7 @@ impl Cluster for Etcd {
     ) -> Result<Response<MemberRemoveResponse>, Status> {
         self.check_voter(&request)?;
         let id = MemberId(request.get_ref().id);
+        self.check_removal(id)?;
         self.node.members().remove(id).await.map_err(|error| errors::of_admin(&error))?;
         Ok(Response::new(MemberRemoveResponse {
             header: Some(self.header(0)),
@@ -151,6 +185,9 @@ impl Cluster for Etcd {
         let Some(known) = known else {
             return Err(Status::not_found("etcdserver: member not found"));
         };
+        if self.member_at(address).is_some_and(|other| other.id != request.id) {
+            return Err(Status::failed_precondition("etcdserver: Peer URLs already exists"));
+        }
         let info =
             MemberInfo { peer_address: address.to_owned(), ..MemberInfo::clone(&known.info) };
         let updated = self.node.members().update(known.node.member, &info).await;

@@ -21,6 +21,8 @@ const TIMED_OUT_LEADER: &str =
 const TIMED_OUT_CONNECTION: &str = "etcdserver: request timed out, possibly due to connection lost";
 /// This member stops.
 pub(super) const STOPPED: &str = "etcdserver: server stopped";
+/// Some member's program does not know this command yet.
+const NOT_CAPABLE: &str = "etcdserver: not capable";
 /// Too much is waiting.
 const OVERLOADED: &str = "etcdserver: too many requests";
 
@@ -31,6 +33,11 @@ pub(super) fn of_kv(error: KvError) -> Status {
         Code::NotFound => Status::not_found(message),
         Code::OutOfRange => Status::out_of_range(message),
         Code::FailedPrecondition => Status::failed_precondition(message),
+        Code::PermissionDenied => Status::permission_denied(message),
+        Code::Unauthenticated => Status::unauthenticated(message),
+        Code::Unknown => Status::unknown(message),
+        Code::ResourceExhausted => Status::resource_exhausted(message),
+        Code::DataLoss => Status::data_loss(message),
         Code::InvalidArgument | _ => Status::invalid_argument(message),
     }
 }
@@ -47,6 +54,7 @@ pub(super) fn of_propose(error: &ProposeError) -> Status {
         ProposeError::Superseded => Status::unavailable(LEADER_CHANGED),
         ProposeError::Overloaded => Status::resource_exhausted(OVERLOADED),
         ProposeError::TooLarge { .. } => too_large(),
+        ProposeError::FeatureLevel { .. } => Status::failed_precondition(NOT_CAPABLE),
         ProposeError::Unknown => Status::unavailable(TIMED_OUT_LEADER),
         ProposeError::Stopped { definitely_not_applied: true } => Status::unavailable(STOPPED),
         ProposeError::Stopped { definitely_not_applied: false } => {
@@ -133,6 +141,7 @@ mod tests {
             ProposeError::NoLeader,
             ProposeError::Overloaded,
             ProposeError::TooLarge { bytes: 2, bytes_max: 1 },
+            ProposeError::FeatureLevel { needed: 2, cluster: 1 },
             ProposeError::Superseded,
             ProposeError::Unknown,
             ProposeError::TimedOut,

@@ -16,13 +16,16 @@ use crate::proto::health::health_server::Health;
 use crate::proto::health::{HealthCheckRequest, HealthCheckResponse};
 
 /// Names that are asked for: the whole server, and services of ours.
-const KNOWN: [&str; 7] = [
+const KNOWN: [&str; 10] = [
     "",
     "etcdserverpb.KV",
     "etcdserverpb.Watch",
     "etcdserverpb.Lease",
     "etcdserverpb.Cluster",
     "etcdserverpb.Maintenance",
+    "etcdserverpb.Auth",
+    "v3lockpb.Lock",
+    "v3electionpb.Election",
     "grpc.health.v1.Health",
 ];
 

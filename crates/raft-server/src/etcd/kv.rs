@@ -1,5 +1,7 @@
 //! KV: reading and writing keys.
 
+use std::pin::Pin;
+
 use raft_kv::proto::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
     PutResponse, RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest, TxnResponse,
@@ -8,6 +10,7 @@ use raft_kv::{
     Answer, Command, KvError, Query, Reader, TXN_OPS_MAX, check_compact, check_delete, check_put,
     check_range, check_txn, is_read_only,
 };
+use tokio_stream::Stream;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{Etcd, errors};
@@ -27,7 +30,25 @@ impl Etcd {
         &self,
         command: Command,
     ) -> Result<Result<raft_kv::Response, KvError>, Status> {
+        if !self.has_space(&command).await {
+            return Ok(Err(KvError::NoSpace));
+        }
         self.node.propose(command).await.map_err(|error| errors::of_propose(&error))
+    }
+
+    /// Checks a request to read, and waits until reading here gives what it asks for.
+    async fn admit_range(&self, request: Request<RangeRequest>) -> Result<RangeRequest, Status> {
+        if request.get_ref().serializable {
+            self.check_metadata(&request)?;
+        } else {
+            self.check_voter(&request)?;
+        }
+        let request = request.into_inner();
+        check_range(&request).map_err(errors::of_kv)?;
+        if !request.serializable {
+            self.linearize().await?;
+        }
+        Ok(request)
     }
 
     /// Reads the store beside the apply thread.
@@ -65,30 +86,22 @@ impl Kv for Etcd {
         &self,
         request: Request<RangeRequest>,
     ) -> Result<Response<RangeResponse>, Status> {
-        if request.get_ref().serializable {
-            self.check_metadata(&request)?;
-        } else {
-            self.check_voter(&request)?;
-        }
-        let request = request.into_inner();
-        check_range(&request).map_err(errors::of_kv)?;
-        if !request.serializable {
-            self.linearize().await?;
-        }
+        let request = self.admit_range(request).await?;
         let one_key = request.range_end.is_empty();
         let mut response = self.look(one_key, move |reader| reader.range(&request)).await?;
         self.complete(&mut response.header);
         Ok(Response::new(response))
     }
 
-    type RangeStreamStream = tokio_stream::Empty<Result<RangeStreamResponse, Status>>;
+    type RangeStreamStream =
+        Pin<Box<dyn Stream<Item = Result<RangeStreamResponse, Status>> + Send>>;
 
     async fn range_stream(
         &self,
-        _request: Request<RangeRequest>,
+        request: Request<RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
-        // Clients that know it (etcd 3.7, Kubernetes 1.37) fall back to Range.
-        Err(Status::unimplemented("unknown method RangeStream for service etcdserverpb.KV"))
+        let request = self.admit_range(request).await?;
+        Ok(Response::new(Box::pin(self.parts(request)?)))
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {

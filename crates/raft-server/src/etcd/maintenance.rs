@@ -2,20 +2,43 @@
 
 use raft::core::MemberId;
 use raft::node::Phase;
-use raft_kv::proto::etcdserverpb::alarm_request::AlarmAction;
+use raft_kv::proto::etcdserverpb::downgrade_request::DowngradeAction;
 use raft_kv::proto::etcdserverpb::{
-    AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, DowngradeRequest,
-    DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest,
-    MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse,
+    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse,
+    DowngradeInfo, DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest,
+    HashResponse, MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse,
+    StatusRequest, StatusResponse,
 };
+use raft_kv::{Command, KvError};
 use tonic::{Request, Response, Status, async_trait};
 
 use super::hash::{self, Hash};
+use super::kv::mismatch;
 use super::{ETCD_VERSION, Etcd, errors};
 use crate::proto::etcdserverpb::maintenance_server::Maintenance;
 
 fn not_built(method: &str) -> Status {
     Status::unimplemented(format!("unknown method {method} for service etcdserverpb.Maintenance"))
+}
+
+/// The version to go back to, as three numbers: one minor version below this one.
+fn downgrade_target(version: &str) -> Result<String, Status> {
+    let malformed =
+        || Status::invalid_argument("etcdserver: wrong downgrade target version format");
+    let number = |part: Option<&str>| part.and_then(|part| part.parse::<u64>().ok());
+    let mut parts = version.split('.');
+    let (Some(major), Some(minor)) = (number(parts.next()), number(parts.next())) else {
+        return Err(malformed());
+    };
+    if parts.next().is_some_and(|patch| number(Some(patch)).is_none()) || parts.next().is_some() {
+        return Err(malformed());
+    }
+    let mut own = ETCD_VERSION.split('.');
+    let (own_major, own_minor) = (number(own.next()), number(own.next()));
+    if own_major != Some(major) || own_minor != Some(minor + 1) {
+        return Err(Status::invalid_argument("etcdserver: invalid downgrade target version"));
+    }
+    Ok(format!("{major}.{minor}.0"))
 }
 
 impl Etcd {
@@ -50,6 +73,11 @@ impl Maintenance for Etcd {
             Phase::Confirming => problems.push("asks a quorum whether its log is whole".to_owned()),
             Phase::Active | Phase::Stopping | _ => {}
         }
+        let notices = self.reader.notices();
+        for AlarmMember { member_id, alarm } in notices.of_type(AlarmType::None) {
+            let alarm = AlarmType::try_from(alarm).map_or("UNKNOWN", |alarm| alarm.as_str_name());
+            problems.push(format!("memberID:{member_id} alarm:{alarm} "));
+        }
         Ok(Response::new(StatusResponse {
             header: Some(self.header(self.reader.revision())),
             version: ETCD_VERSION.to_owned(),
@@ -62,8 +90,11 @@ impl Maintenance for Etcd {
             db_size_in_use: size,
             is_learner: self.is_learner(),
             storage_version: ETCD_VERSION.to_owned(),
-            db_size_quota: 0,
-            downgrade_info: None,
+            db_size_quota: i64::try_from(self.settings.quota_bytes).unwrap_or(i64::MAX),
+            downgrade_info: Some(DowngradeInfo {
+                enabled: notices.downgrade.is_some(),
+                target_version: notices.downgrade.clone().unwrap_or_default(),
+            }),
         }))
     }
 
@@ -72,14 +103,12 @@ impl Maintenance for Etcd {
         request: Request<AlarmRequest>,
     ) -> Result<Response<AlarmResponse>, Status> {
         self.check_voter(&request)?;
-        match request.get_ref().action() {
-            // Nothing raises one yet.
-            AlarmAction::Get | AlarmAction::Deactivate => Ok(Response::new(AlarmResponse {
-                header: Some(self.header(self.reader.revision())),
-                alarms: Vec::new(),
-            })),
-            AlarmAction::Activate => Err(not_built("Alarm")),
-        }
+        let command = Command::alarm(request.into_inner());
+        let raft_kv::Response::Alarm(mut response) = self.propose(command).await? else {
+            return Err(mismatch());
+        };
+        self.complete(&mut response.header);
+        Ok(Response::new(response))
     }
 
     /// There is nothing to defragment, ever. The answer has no header, as in etcd.
@@ -134,6 +163,9 @@ impl Maintenance for Etcd {
             return Err(Status::failed_precondition("etcdserver: not leader"));
         }
         let target = MemberId(request.get_ref().target_id);
+        if status.node.member == target {
+            return Ok(Response::new(MoveLeaderResponse { header: None }));
+        }
         if !status.members.iter().any(|member| member.node.member == target && member.voter) {
             return Err(Status::failed_precondition("etcdserver: bad leader transferee"));
         }
@@ -144,8 +176,29 @@ impl Maintenance for Etcd {
 
     async fn downgrade(
         &self,
-        _request: Request<DowngradeRequest>,
+        request: Request<DowngradeRequest>,
     ) -> Result<Response<DowngradeResponse>, Status> {
-        Err(not_built("Downgrade"))
+        self.check_voter(&request)?;
+        let request = request.into_inner();
+        let announced = match DowngradeAction::try_from(request.action) {
+            Ok(DowngradeAction::Validate) => {
+                downgrade_target(&request.version)?;
+                self.linearize().await?;
+                if self.reader.notices().downgrade.is_some() {
+                    return Err(errors::of_kv(KvError::DowngradeInProgress));
+                }
+                None
+            }
+            Ok(DowngradeAction::Enable) => Some(downgrade_target(&request.version)?),
+            Ok(DowngradeAction::Cancel) => Some(String::new()),
+            Err(_) => return Err(Status::unknown("etcdserver: unknown method")),
+        };
+        if let Some(target) = announced {
+            self.propose(Command::downgrade(target)).await?;
+        }
+        Ok(Response::new(DowngradeResponse {
+            header: Some(self.header(self.reader.revision())),
+            version: ETCD_VERSION.to_owned(),
+        }))
     }
 }

@@ -15,6 +15,9 @@ mod lease;
 mod long_reads;
 mod maintenance;
 mod polish;
+mod range_stream;
+mod recipes;
+mod space;
 mod watch;
 
 use std::future::Future;
@@ -40,6 +43,8 @@ use crate::proto::etcdserverpb::kv_server::KvServer;
 use crate::proto::etcdserverpb::lease_server::LeaseServer;
 use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use crate::proto::health::health_server::HealthServer;
+use crate::proto::v3electionpb::election_server::ElectionServer;
+use crate::proto::v3lockpb::lock_server::LockServer;
 
 /// The version of etcd whose interface this is. Digits only: clients split it at the dots.
 pub const ETCD_VERSION: &str = "3.7.0";
@@ -58,6 +63,10 @@ pub struct Settings {
     pub election_timeout_max: Duration,
     /// How often a watcher hears how far it is while nothing happens, if it asked for that.
     pub watch_progress_interval: Duration,
+    /// Bytes that the store may take (`Store::logical_size`) before it accepts nothing that makes it larger.
+    pub quota_bytes: u64,
+    /// Learners that there may be beside those that wait for their promotion.
+    pub learners_max: usize,
 }
 
 /// The store as the services see it. To be made before the node takes the store.
@@ -124,6 +133,8 @@ impl Etcd {
             requests,
         );
         tasks.spawn(until(stop.clone(), hub_task));
+        let space = space::watch(node.clone(), reader.clone(), settings.quota_bytes);
+        tasks.spawn(until(stop.clone(), space));
         let etcd = Arc::new_cyclic(|itself| Self {
             itself: Weak::clone(itself),
             node,
@@ -162,6 +173,9 @@ impl Etcd {
         let cluster = ClusterServer::from_arc(Arc::clone(self));
         let maintenance = MaintenanceServer::from_arc(Arc::clone(self));
         let health = HealthServer::from_arc(Arc::clone(self));
+        let lock = LockServer::from_arc(Arc::clone(self));
+        let election =
+            ElectionServer::from_arc(Arc::clone(self)).max_decoding_message_size(message_bytes_max);
         let watch = Router::new()
             .route("/etcdserverpb.Watch/{method}", post(watch::route))
             .with_state(Arc::clone(self));
@@ -171,6 +185,8 @@ impl Etcd {
             .route_service("/etcdserverpb.Lease/{method}", lease)
             .route_service("/etcdserverpb.Cluster/{method}", cluster)
             .route_service("/etcdserverpb.Maintenance/{method}", maintenance)
+            .route_service("/v3lockpb.Lock/{method}", lock)
+            .route_service("/v3electionpb.Election/{method}", election)
             .route_service("/grpc.health.v1.Health/{method}", health)
             .merge(gateway::router(Arc::clone(self)))
             .merge(http::router(Arc::clone(self)))

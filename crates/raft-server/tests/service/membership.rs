@@ -17,17 +17,7 @@ async fn a_member_joins_serves_and_is_removed() {
 
     // The fourth waits, empty, until it is added; it knows the others only from the command line.
     let address = format!("127.0.0.1:{}", free_ports(1));
-    let text = std::fs::read_to_string(members.config()).unwrap();
-    let config = members.folder.path().join("four.ron");
-    let last = format!("{:?}]", members.addresses[2]);
-    std::fs::write(
-        &config,
-        text.replace(&last, &format!("{:?}, {address:?}]", members.addresses[2])),
-    )
-    .unwrap();
-    let mut command = crate::support::program();
-    command.arg("node").arg(&config).args(["3", "--join", &members.addresses.join(",")]);
-    let mut fourth = Process::start(command);
+    let mut fourth = Process::start(members.joining(&address));
     fourth.line_with("serves clients at");
 
     // Until then it says so to those who ask for a leader.
@@ -54,8 +44,6 @@ async fn a_member_joins_serves_and_is_removed() {
     }
 
     // It may not come back with what it has.
-    let mut command = crate::support::program();
-    command.arg("node").arg(&config).args(["3", "--join", &members.addresses.join(",")]);
-    let mut fourth = Process::start(command);
+    let mut fourth = Process::start(members.joining(&address));
     assert_eq!(fourth.ended_within(Duration::from_secs(20)).code(), Some(77));
 }

@@ -187,6 +187,25 @@ impl Members {
         command
     }
 
+    /// The command of one more member, which waits to be added at `address`.
+    pub(crate) fn joining(&self, address: &str) -> Command {
+        let text = std::fs::read_to_string(self.config()).unwrap();
+        let last = format!("{:?}]", self.addresses.last().unwrap());
+        let longer = text.replace(&last, &format!("{}, {address:?}]", last.trim_end_matches(']')));
+        let config = self.folder.path().join(format!("{}.ron", address.replace(':', "-")));
+        std::fs::write(&config, longer).unwrap();
+        let mut command = program();
+        command.arg("node").arg(&config).arg(self.addresses.len().to_string());
+        command.args(["--join", &self.addresses.join(",")]);
+        command
+    }
+
+    /// Adds settings to the configuration file.
+    pub(crate) fn set(&self, settings: &str) {
+        let text = std::fs::read_to_string(self.config()).unwrap();
+        std::fs::write(self.config(), text.replacen('(', &format!("({settings}, "), 1)).unwrap();
+    }
+
     /// Starts a member and returns once it serves clients.
     pub(crate) fn start_one(&mut self, index: usize) {
         let mut process = Process::start(self.command(index));

@@ -111,7 +111,7 @@ impl Admins {
             let found =
                 self.empties.iter().find(|(_, (address, _))| *address == wanted.peer_address);
             let Some((node, (_, own))) = found else { continue };
-            let mut info = wanted.clone();
+            let mut info = MemberInfo { feature_level: own.feature_level, ..wanted.clone() };
             if info.name.is_empty() {
                 info.name.clone_from(&own.name);
             }

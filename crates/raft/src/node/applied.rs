@@ -2,10 +2,19 @@
 //!
 //! Most of the time nobody waits for it: the apply thread answers clients itself, and the raft thread needs the
 //! position only to bound memory and to serve reads. Two atomics replace a message then. Each side writes its own one
-//! and then reads the other's, all sequentially consistent: of a position and a wish that cross, at least one is seen.
+//! and then reads the other's, with a fence between: of a position and a wish that cross, at least one is seen.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+#[cfg(not(all(test, raft_loom)))]
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering, fence},
+};
+
+#[cfg(all(test, raft_loom))]
+use loom::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering, fence},
+};
 
 use raft_core::Index;
 
@@ -26,24 +35,62 @@ struct Shared {
 impl AppliedSignal {
     /// The apply thread has applied everything up to `index`. True when the raft thread is to be woken.
     pub(super) fn advance(&self, index: Index) -> bool {
-        self.shared.applied.store(index.0, SeqCst);
-        self.shared.waited_for.load(SeqCst)
+        self.shared.applied.store(index.0, Ordering::Release);
+        fence(Ordering::SeqCst);
+        self.shared.waited_for.load(Ordering::Relaxed)
     }
 
     /// Whether the raft thread wants to be woken from now on. True when more than `known` was applied meanwhile, so
     /// that it must not wait.
     pub(super) fn wait_for_more_than(&self, known: Index, waits: bool) -> bool {
-        self.shared.waited_for.store(waits, SeqCst);
+        self.shared.waited_for.store(waits, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
         waits && self.applied() > known
     }
 
     /// Everything up to here is applied.
     pub(super) fn applied(&self) -> Index {
-        Index(self.shared.applied.load(SeqCst))
+        Index(self.shared.applied.load(Ordering::Acquire))
     }
 }
 
-#[cfg(test)]
+/// Under every interleaving, and every order that the memory model allows (docs/testing.md says how to run it).
+#[cfg(all(test, raft_loom))]
+mod loom_tests {
+    use super::*;
+
+    #[test]
+    fn no_position_is_missed_by_whoever_waits() {
+        loom::model(|| {
+            let raft = AppliedSignal::default();
+            let apply = raft.clone();
+            let thread = loom::thread::spawn(move || apply.advance(Index(1)));
+            let seen = raft.wait_for_more_than(Index(0), true);
+            let woken = thread.join().unwrap();
+            assert!(seen || woken);
+            assert_eq!(raft.applied(), Index(1));
+        });
+    }
+
+    /// The raft thread's turns, with and without a wish, beside two batches: it sleeps only if it will be woken.
+    #[test]
+    fn a_wish_that_comes_and_goes_misses_nothing() {
+        loom::model(|| {
+            let raft = AppliedSignal::default();
+            let apply = raft.clone();
+            let thread =
+                loom::thread::spawn(move || [apply.advance(Index(1)), apply.advance(Index(2))]);
+            let first = raft.wait_for_more_than(Index(0), false);
+            assert!(!first, "who does not wish may sleep");
+            let known = raft.applied();
+            let seen = raft.wait_for_more_than(known, true);
+            let woken = thread.join().unwrap();
+            assert!(seen || known == Index(2) || woken[1]);
+        });
+    }
+}
+
+#[cfg(all(test, not(raft_loom)))]
 mod tests {
     use super::*;
 

@@ -72,6 +72,10 @@ pub struct Settings {
     /// of this; zero: never (1 ms). Takes a third off the latency of a lone writer, and processor time that nobody else
     /// wants. Has no effect where the process may use one processor only.
     pub busy_poll: Duration,
+    /// The feature level that this member claims to know; `None`: the state machine's
+    /// ([`StateMachine::FEATURE_LEVEL`]). A lower one holds an upgrade of the cluster back: new commands are refused
+    /// until it is raised.
+    pub feature_level: Option<u16>,
 }
 
 impl Default for Settings {
@@ -104,6 +108,7 @@ impl Default for Settings {
             external_listener: false,
             cluster_secret: None,
             busy_poll: Duration::from_millis(1),
+            feature_level: None,
         }
     }
 }
@@ -117,12 +122,13 @@ impl Settings {
 
     /// This member's attributes, as they stand in the configuration.
     #[must_use]
-    pub(crate) fn member_info(&self) -> MemberInfo {
+    pub(crate) fn member_info(&self, feature_level: u16) -> MemberInfo {
         let name = if self.name.is_empty() { &self.address } else { &self.name };
         MemberInfo {
             name: name.clone(),
             peer_address: self.address.clone(),
             client_addresses: self.client_addresses.clone(),
+            feature_level: self.feature_level.unwrap_or(feature_level),
         }
     }
 
@@ -135,7 +141,7 @@ impl Settings {
         }
         // Not yet encoded: that would cut texts of more than 64 KiB.
         let texts = [&self.name, &self.address].into_iter().chain(&self.client_addresses);
-        let bytes = 5 + texts.map(|text| 2 + text.len()).sum::<usize>();
+        let bytes = 7 + texts.map(|text| 2 + text.len()).sum::<usize>();
         let bytes = bytes + if self.name.is_empty() { self.address.len() } else { 0 };
         let bytes_max = info_bytes_max(if self.join.is_empty() { &self.peers } else { &[] });
         if bytes > bytes_max {

@@ -1,8 +1,8 @@
 //! What the node keeps in a member's `info`: its name and where it is reached.
 //!
 //! ```text
-//! version u8 = 1, name, peer address, count u16, that many client addresses;
-//! a text is its length as u16 and its UTF-8 bytes. Little-endian.
+//! version u8 = 1, name, peer address, count u16, that many client addresses, feature level u16;
+//! the level may be missing; a text is its length as u16 and its UTF-8 bytes. Little-endian.
 //! ```
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -19,6 +19,8 @@ pub struct MemberInfo {
     pub peer_address: String,
     /// Where clients reach it; empty when that is the peer address.
     pub client_addresses: Vec<String>,
+    /// The newest feature level that its program knows (decision 18); 0: it did not say, which counts as 1.
+    pub feature_level: u16,
 }
 
 impl MemberInfo {
@@ -34,6 +36,7 @@ impl MemberInfo {
         for address in self.client_addresses.iter().take(usize::from(count)) {
             put_text(&mut out, address);
         }
+        out.put_u16_le(self.feature_level);
         out.freeze()
     }
 
@@ -49,7 +52,8 @@ impl MemberInfo {
         let count = input.try_get_u16_le().ok()?;
         let client_addresses =
             (0..count).map(|_| get_text(&mut input)).collect::<Option<Vec<_>>>()?;
-        Some(Self { name, peer_address, client_addresses })
+        let feature_level = if input.has_remaining() { input.try_get_u16_le().ok()? } else { 0 };
+        Some(Self { name, peer_address, client_addresses, feature_level })
     }
 }
 
@@ -82,10 +86,14 @@ mod tests {
             name: String::from("north"),
             peer_address: String::from("127.0.0.1:54000"),
             client_addresses: vec![String::from("10.0.0.1:2379"), String::new()],
+            feature_level: 0x0203,
         };
         let bytes = info.encode();
-        assert_eq!(MemberInfo::decode(&bytes), Some(info));
-        for len in 0..bytes.len() {
+        assert_eq!(MemberInfo::decode(&bytes).as_ref(), Some(&info));
+        let without = bytes.len() - 2;
+        let silent = MemberInfo { feature_level: 0, ..info };
+        assert_eq!(MemberInfo::decode(&bytes.slice(..without)), Some(silent));
+        for len in (0..bytes.len()).filter(|len| *len != without) {
             assert_eq!(MemberInfo::decode(&bytes.slice(..len)), None, "cut at {len}");
         }
     }

@@ -27,6 +27,7 @@ mod builder;
 mod busy_poll;
 pub mod checkpoint;
 pub mod driver;
+mod feature_level;
 pub mod formation;
 pub mod formation_message;
 mod member_info;
@@ -121,6 +122,10 @@ impl<S: StateMachine> Node<S> {
         session: Option<Session>,
     ) -> Result<S::Response, ProposeError> {
         let shared = &self.shared;
+        let (needed, cluster) = (command.feature_level(), shared.status.load().feature_level);
+        if needed > cluster {
+            return Err(ProposeError::FeatureLevel { needed, cluster });
+        }
         let request = self.next_request();
         let mut payload = BytesMut::with_capacity(HEADER_BYTES + 256);
         EntryHeader { proposer: shared.node, request, session }.encode(&mut payload);
@@ -335,7 +340,11 @@ impl<S: StateMachine> Members<'_, S> {
     pub async fn update(&self, member: MemberId, info: &MemberInfo) -> Result<(), AdminError> {
         let node = self.find(member)?;
         let status = self.node.status();
-        let auto_promote = status.membership.member(node).is_some_and(|member| member.auto_promote);
+        let known = status.membership.member(node);
+        let auto_promote = known.is_some_and(|member| member.auto_promote);
+        let known = known.and_then(|member| MemberInfo::decode(&member.info)).unwrap_or_default();
+        // What its program knows is for the member to say.
+        let info = MemberInfo { feature_level: known.feature_level, ..info.clone() };
         let member = Member { info: info.encode(), auto_promote };
         self.change(vec![MembershipStep::Update { node, member }]).await
     }

@@ -94,6 +94,9 @@ pub struct Status {
     pub first_index: Index,
     /// What the newest snapshot includes.
     pub snapshot: EntryId,
+    /// What every member knows, as of the last committed configuration (decision 18): commands of a higher level are
+    /// refused.
+    pub feature_level: u16,
     /// The configuration in force.
     pub membership: Arc<Membership>,
     /// Every member of it, in order of id.
@@ -116,6 +119,7 @@ impl Status {
             durable_index: Index::ZERO,
             first_index: Index(1),
             snapshot: EntryId::ZERO,
+            feature_level: 1,
             membership: Arc::new(Membership::default()),
             members: Arc::new(Vec::new()),
         }

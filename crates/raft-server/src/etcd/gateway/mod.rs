@@ -27,6 +27,8 @@ use crate::proto::etcdserverpb::cluster_server::Cluster;
 use crate::proto::etcdserverpb::kv_server::Kv;
 use crate::proto::etcdserverpb::lease_server::Lease;
 use crate::proto::etcdserverpb::maintenance_server::Maintenance;
+use crate::proto::v3electionpb::election_server::Election;
+use crate::proto::v3lockpb::lock_server::Lock;
 
 /// A call that takes one message and answers one.
 macro_rules! unary {
@@ -119,6 +121,19 @@ fn routes() -> Router<Arc<Etcd>> {
             "/maintenance/downgrade",
             unary!("DowngradeRequest", "DowngradeResponse", Maintenance::downgrade),
         )
+        .route("/lock/lock", unary!("LockRequest", "LockResponse", Lock::lock))
+        .route("/lock/unlock", unary!("UnlockRequest", "UnlockResponse", Lock::unlock))
+        .route(
+            "/election/campaign",
+            unary!("CampaignRequest", "CampaignResponse", Election::campaign),
+        )
+        .route(
+            "/election/proclaim",
+            unary!("ProclaimRequest", "ProclaimResponse", Election::proclaim),
+        )
+        .route("/election/leader", unary!("LeaderRequest", "LeaderResponse", Election::leader))
+        .route("/election/observe", post(streams::observe).fallback(method_not_allowed))
+        .route("/election/resign", unary!("ResignRequest", "ResignResponse", Election::resign))
 }
 
 /// One of the services' functions.

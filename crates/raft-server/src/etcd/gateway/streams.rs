@@ -8,7 +8,9 @@ use axum::extract::{Request as HttpRequest, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response as HttpResponse};
 use bytes::BytesMut;
+use prost::Message as _;
 use raft_kv::proto::etcdserverpb::{LeaseKeepAliveRequest, WatchRequest};
+use raft_kv::proto::v3electionpb::LeaderRequest;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
@@ -17,6 +19,7 @@ use tonic::Status;
 use super::{http_status, json, refusal, with_metadata};
 use crate::etcd::watch::Requests;
 use crate::etcd::{Etcd, MESSAGE_ROOM_BYTES};
+use crate::proto::v3electionpb::election_server::Election;
 
 /// Requests that were read and wait.
 const REQUESTS_MAX: usize = 16;
@@ -52,12 +55,37 @@ pub(super) async fn keep_alive(
         let request = with_metadata(&headers, request);
         etcd.check_voter(&request)?;
         let response = etcd.keep_alive_once(request.into_inner().id).await?;
-        Ok(prost::Message::encode_to_vec(&response))
+        Ok(response.encode_to_vec())
     };
     match answer.await {
         Ok(response) => {
             let text = line("LeaseKeepAliveResponse", &response);
             ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+        }
+        Err(status) => refusal(&status),
+    }
+}
+
+/// Tells who leads for as long as the client listens.
+pub(super) async fn observe(
+    State(etcd): State<Arc<Etcd>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> HttpResponse {
+    let answers = async {
+        let request: LeaderRequest = json::decode("LeaderRequest", &body)?;
+        Election::observe(&*etcd, with_metadata(&headers, request)).await
+    };
+    match answers.await {
+        Ok(answers) => {
+            let lines = answers.into_inner().map(|answer| {
+                Ok::<_, Infallible>(match answer {
+                    Ok(answer) => line("LeaderResponse", &answer.encode_to_vec()),
+                    Err(status) => error_line(&status),
+                })
+            });
+            let content_type = [(header::CONTENT_TYPE, "application/json")];
+            (content_type, Body::from_stream(lines)).into_response()
         }
         Err(status) => refusal(&status),
     }

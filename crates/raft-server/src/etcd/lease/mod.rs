@@ -155,7 +155,7 @@ impl Lease for Etcd {
     ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
         self.check_voter(&request)?;
         let LeaseTimeToLiveRequest { id, keys } = request.into_inner();
-        let Answer::Lease(found) = self.ask(Query::Lease(id)).await? else {
+        let Answer::Lease(found) = self.ask(Query::Lease { id, keys }).await? else {
             return Err(mismatch());
         };
         let mut response = LeaseTimeToLiveResponse {
@@ -168,9 +168,7 @@ impl Lease for Etcd {
             let remaining = self.remaining(id).await;
             response.ttl = remaining.map_or(lease.ttl, seconds);
             response.granted_ttl = lease.ttl;
-            if keys {
-                response.keys = lease.keys;
-            }
+            response.keys = lease.keys;
         }
         Ok(Response::new(response))
     }

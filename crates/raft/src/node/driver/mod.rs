@@ -170,7 +170,7 @@ impl<S: StateMachine> Driver<S> {
             DataState::Empty { identity, .. } => identity.node(),
             DataState::Formed(formed) => formed.identity.node(),
         };
-        let info = settings.member_info();
+        let info = settings.member_info(S::FEATURE_LEVEL);
         let limits = CheckpointLimits {
             entries: settings.checkpoint_entries,
             bytes: settings.checkpoint_bytes,
@@ -257,7 +257,7 @@ impl<S: StateMachine> Driver<S> {
         self.work_off_ready(now, network);
         self.answer_reads();
         self.write_checkpoint();
-        self.announce_address(now);
+        self.announce_attributes(now);
         self.progress_shutdown(now, network);
         self.check_list(now);
         self.finish_turn(now)

@@ -14,6 +14,7 @@ use crate::io::{Network, Stream};
 use crate::log::LogRequest;
 use crate::message::{Admin, ForwardAdmin, ForwardAdminReply, PeerMessage};
 use crate::node::admin::Origin;
+use crate::node::feature_level;
 use crate::node::formation_message::{FormationMessage, Founding, is_gone};
 use crate::node::member_info::MemberInfo;
 
@@ -185,8 +186,11 @@ impl<S: StateMachine> Driver<S> {
         }
         info!(%node, address, "admits a configured member that was not there when the cluster formed");
         let member = Member { info: info.encode(), auto_promote: true };
-        let change = self.admins.begin_change(raft.current_term(), Origin::Own(node));
         let steps = vec![MembershipStep::AddLearner { node, member }];
+        if let Err(refusal) = feature_level::check(membership, &steps) {
+            return debug!(%node, refusal, "not admitted");
+        }
+        let change = self.admins.begin_change(raft.current_term(), Origin::Own(node));
         if let Err(error) = raft.change_membership(now, change, steps, bytes::Bytes::new()) {
             debug!(%node, %error, "not admitted now");
             self.admins.end_change(change);
@@ -235,6 +239,13 @@ impl<S: StateMachine> Driver<S> {
                     Origin::Remote(node, request) => (node, request),
                     Origin::Own(_) => return,
                 };
+                if let Err(refusal) = feature_level::check(raft.membership(), &steps) {
+                    return self.tell_admin(
+                        origin,
+                        Err(AdminError::RefusedByLeader(refusal)),
+                        network,
+                    );
+                }
                 info!(?steps, "membership change");
                 let header = EntryHeader { proposer, request, session: None };
                 let change = self.admins.begin_change(raft.current_term(), origin);

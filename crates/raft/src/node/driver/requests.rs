@@ -154,23 +154,24 @@ impl<S: StateMachine> Driver<S> {
         }
     }
 
-    /// The configured address is not the committed one: commit it (decision 4).
-    pub(super) fn announce_address(&mut self, now: Time) {
+    /// The configured address, or what this program knows, is not what is committed: commit it (decisions 4 and 18).
+    pub(super) fn announce_attributes(&mut self, now: Time) {
         let Some(raft) = &self.raft else { return };
         if self.stopping.is_some() || raft.leader().is_none() {
             return;
         }
         let Some(member) = raft.committed_membership().member(self.node) else { return };
         let Some(known) = MemberInfo::decode(&member.info) else { return };
-        if known.peer_address == self.info.peer_address
-            || self.announced.is_some_and(|at| now.since(at) < ANNOUNCE_INTERVAL)
-        {
+        let same = known.peer_address == self.info.peer_address
+            && known.feature_level.max(1) == self.info.feature_level.max(1);
+        if same || self.announced.is_some_and(|at| now.since(at) < ANNOUNCE_INTERVAL) {
             return;
         }
         info!(
             from = known.peer_address,
             to = self.info.peer_address,
-            "announces its changed address"
+            feature_level = self.info.feature_level,
+            "announces its changed attributes"
         );
         self.announced = Some(now);
         let member = Member { info: self.info.encode(), auto_promote: member.auto_promote };

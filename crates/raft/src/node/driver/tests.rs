@@ -23,6 +23,7 @@ use crate::node::status::RoleName;
 use crate::transport::PeerAddress;
 
 mod changes;
+mod levels;
 mod repeated;
 
 /// Adds numbers.

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use super::{Configurations, Driver};
 use crate::error::{DataError, NodeError, ReadError};
 use crate::node::builder::Settings;
+use crate::node::feature_level;
 use crate::node::formation_message::Founding;
 use crate::node::member_info::MemberInfo;
 use crate::node::pending::Read;
@@ -30,6 +31,7 @@ pub(super) struct DoubtfulList {
 #[derive(Debug, Default)]
 pub(super) struct View {
     configurations: Option<Configurations>,
+    feature_level: u16,
     infos: BTreeMap<NodeId, Arc<MemberInfo>>,
     /// Since when the list of members is as it was shown last; `None`: something of it has changed since.
     members_shown: Option<Time>,
@@ -78,6 +80,8 @@ impl<S: StateMachine> Driver<S> {
             Some(raft) => {
                 let membership = raft.membership();
                 if self.view.update(membership, raft.committed_membership()) {
+                    self.view.feature_level =
+                        feature_level::of_cluster(raft.committed_membership());
                     self.out.membership.clone_from(&self.view.configurations);
                     reconfigured = true;
                 }
@@ -112,6 +116,7 @@ impl<S: StateMachine> Driver<S> {
                     durable_index: raft.durable_index(),
                     first_index: raft.log_start().index.next(),
                     snapshot: raft.snapshot().last_included,
+                    feature_level: self.view.feature_level,
                     membership: Arc::clone(membership),
                     members,
                 }
@@ -122,6 +127,10 @@ impl<S: StateMachine> Driver<S> {
             self.out.status = Some(Arc::clone(&self.status));
         }
         if reconfigured {
+            let (cluster, known) = (self.view.feature_level, self.info.feature_level.max(1));
+            if cluster > known {
+                self.end(Err(NodeError::FeatureLevel { cluster, known }));
+            }
             self.forget_known_callers();
         }
         let made_of = Some((self.callers_changed, self.admins.unseen_changes(), self.ended));

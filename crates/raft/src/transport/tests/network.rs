@@ -464,6 +464,47 @@ fn formation_happens_on_a_standing_connection() {
     });
 }
 
+/// The driver's direct flush and the connection's writer share one socket, which takes parts of frames when it is full.
+#[test]
+fn whoever_writes_the_frames_arrive_whole_and_in_order() {
+    const MESSAGES: u64 = 400;
+    story(async {
+        let (mut one, mut two) = pair().await;
+        let content = |number: u64| {
+            // From a few bytes to more than the kernel takes at once.
+            let bytes = if number.is_multiple_of(7) { 3 << 20 } else { 1 << (number % 17) };
+            let mut content = BytesMut::from(&number.to_le_bytes()[..]);
+            content.resize(8 + bytes, number.to_le_bytes()[0]);
+            PeerMessage::Formation(content.freeze())
+        };
+        let mut arrived = 0;
+        for number in 0..MESSAGES {
+            one.network.send(node(2), Stream::Control, content(number));
+            if !number.is_multiple_of(3) {
+                one.network.flush();
+            }
+            // What is under way stays far below the queue's limit.
+            while number >= arrived + 15 {
+                assert_eq!(two.message().await.1, content(arrived), "message {arrived}");
+                arrived += 1;
+            }
+        }
+        let farewell = async {
+            one.network.flush();
+            one.transport.shutdown().await;
+        };
+        let rest = async {
+            while arrived < MESSAGES {
+                assert_eq!(two.message().await.1, content(arrived), "message {arrived}");
+                arrived += 1;
+            }
+        };
+        tokio::join!(farewell, rest);
+        assert_eq!(one.network.stats().dropped_overflow, 0);
+        assert_eq!(two.network.stats().bad_frames, 0);
+    });
+}
+
 /// A driver that does not process what arrives stops its peer, and costs neither more than the limits.
 #[test]
 fn a_slow_reader_costs_bounded_memory() {
