@@ -100,8 +100,15 @@ impl Names {
         self.0.iter().map(|(path, inode)| (Path::new(path), inode))
     }
 
-    fn keys(&self) -> impl Iterator<Item = &Path> {
-        self.0.keys().map(Path::new)
+    /// Everything in this directory and below it.
+    fn under(&self, dir: &Path) -> impl Iterator<Item = &Path> {
+        let mut prefix = dir.as_os_str().to_owned();
+        prefix.push("/");
+        let first = self.0.range(prefix.clone()..);
+        first
+            .map(|(path, _)| path)
+            .take_while(move |path| path.as_encoded_bytes().starts_with(prefix.as_encoded_bytes()))
+            .map(Path::new)
     }
 }
 
@@ -686,7 +693,7 @@ impl Disk for SimDisk {
             if !state.dirs.contains(dir) {
                 return Err(ErrorKind::NotFound.into());
             }
-            let paths = state.names.keys().chain(state.dirs.iter().map(PathBuf::as_path));
+            let paths = state.names.under(dir).chain(state.dirs.iter().map(PathBuf::as_path));
             let names: BTreeSet<String> = paths
                 .filter(|path| path.parent() == Some(dir))
                 .filter_map(|path| path.file_name()?.to_str().map(str::to_owned))

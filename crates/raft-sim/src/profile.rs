@@ -166,9 +166,8 @@ impl Profile {
             if third.chance(1, 2) { vec![alike; checkpoints.len()] } else { checkpoints };
         let often = checkpoints.iter().any(|(entries, _)| *entries == 1);
         let store_segment_bytes = [256, 4096, 1 << 20][pick(&mut third, 3)];
-        // Every checkpoint writes the last segment anew.
-        let store_segment_bytes =
-            if often { store_segment_bytes.min(4096) } else { store_segment_bytes };
+        // Every checkpoint writes the last segment anew, and looks through the files of all others.
+        let store_segment_bytes = if often { 4096 } else { store_segment_bytes };
         let quiet = change == 0 && wipe + rot == 0 && !page_tears;
         Self {
             members,
