@@ -2,6 +2,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use crate::message::{Message, RequestVote, RequestVoteReply};
 use crate::quorum::{self, VoteResult};
@@ -49,6 +50,10 @@ impl Raft {
             election_deadline: self.now(),
         });
         self.reset_election_deadline();
+        if self.now() < self.seeks_until {
+            let wait = self.config.heartbeat_interval / 2 + self.own_turn();
+            self.ask_again_after(wait);
+        }
         let term = self.current_term().next();
         self.out.events.push(Event::BecamePreCandidate { term });
         for voter in self.other_voters() {
@@ -61,6 +66,14 @@ impl Raft {
             self.send(voter, Message::RequestVote(request));
         }
         self.count_votes();
+    }
+
+    /// The others may not be able to answer yet: they begin, too.
+    fn ask_again_after(&mut self, wait: Duration) {
+        let soon = self.now().after(wait);
+        if let Role::Candidate(candidate) = &mut self.role {
+            candidate.election_deadline = candidate.election_deadline.min(soon);
+        }
     }
 
     /// Starts an election (Figure 2, rules for candidates). Neither the requests nor the own vote count before

@@ -1,6 +1,7 @@
 //! Following: hearing a leader, accepting its entries, voting (§5.2-§5.4, §7).
 
 use alloc::collections::BTreeSet;
+use core::time::Duration;
 
 use crate::membership::Membership;
 use crate::message::{
@@ -85,6 +86,7 @@ impl Raft {
         if let Role::Follower(follower) = &mut self.role {
             follower.heard_at = Some(now);
         }
+        self.seeks_until = now;
         self.promise_lease(from);
         self.reset_election_deadline();
         true
@@ -100,10 +102,9 @@ impl Raft {
         }
     }
 
-    /// The leader's process seems to be gone: ask for votes soon, though not at the same moment as everyone.
-    pub(crate) fn hasten_election(&mut self) {
-        let jitter = self.jitter();
-        let soon = self.now().after(jitter);
+    /// There seems to be no leader: ask for votes after `delay`, which differs from member to member.
+    pub(crate) fn hasten_election(&mut self, delay: Duration) {
+        let soon = self.now().after(delay);
         if let Role::Follower(follower) = &mut self.role {
             follower.election_deadline = follower.election_deadline.min(soon);
         }

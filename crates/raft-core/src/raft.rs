@@ -125,6 +125,9 @@ pub struct Raft {
     /// restart. The promise on which lease reads rest: it outlives roles and terms, and a restart renews it
     /// (decision 14).
     lease_promise: (Option<NodeId>, Time),
+    /// Until then, unless a leader is heard, this node asks for votes in quick succession
+    /// ([`seek_leader`](Self::seek_leader)).
+    pub(crate) seeks_until: Time,
     /// The last tick came so late that the timers were restarted instead of fired.
     gap_forgiven: bool,
     /// What the next [`ready`](Self::ready) hands out.
@@ -192,6 +195,7 @@ impl Raft {
             role: Role::Follower(Follower::new(None, now)),
             gone_leader: None,
             lease_promise: (None, now.after(lease)),
+            seeks_until: now,
             gap_forgiven: false,
             out: Ready::default(),
             #[cfg(mutants)]
@@ -218,6 +222,21 @@ impl Raft {
                     self.start_election(false);
                 }
             }
+        }
+    }
+
+    /// Nobody was heard to lead since this process began: ask for votes soon rather than after an election timeout, and
+    /// again soon when that comes to nothing, for the longest election timeout at most. Only the asking is early
+    /// (thesis §9.6): whoever hears a live leader refuses, and an election that has begun runs its full time.
+    pub fn seek_leader(&mut self, now: Time) {
+        self.observe(now);
+        if self.leader().is_some() || !self.may_campaign() {
+            return;
+        }
+        self.seeks_until = self.now.after(self.config.election_timeout_max);
+        if let Role::Follower(_) = self.role {
+            let turn = self.own_turn();
+            self.hasten_election(turn);
         }
     }
 
@@ -443,7 +462,8 @@ impl Raft {
         self.restart_replication(node);
         if hint && self.leader() == Some(node) && self.membership().lease().is_none() {
             self.gone_leader = Some(node);
-            self.hasten_election();
+            let jitter = self.jitter();
+            self.hasten_election(jitter);
         }
     }
 
@@ -653,6 +673,17 @@ impl Raft {
     pub(crate) fn jitter(&mut self) -> Duration {
         let micros = u64::try_from(self.config.heartbeat_interval.as_micros()).unwrap_or(u64::MAX);
         Duration::from_micros(self.rng.below(micros / 4 + 1))
+    }
+
+    /// A short delay that differs from member to member: those that begin together, after all have ended together, ask
+    /// one after the other, and the first with a log that will do is elected before the next one asks.
+    pub(crate) fn own_turn(&mut self) -> Duration {
+        let node = self.config.node;
+        let position = self.membership().all_voters().position(|voter| voter == node).unwrap_or(0);
+        let slot = self.config.heartbeat_interval / 8;
+        let micros = u64::try_from(slot.as_micros()).unwrap_or(u64::MAX);
+        let jitter = Duration::from_micros(self.rng.below(micros + 1));
+        slot.saturating_mul(u32::try_from(position).unwrap_or(u32::MAX)) + jitter
     }
 
     pub(crate) const fn gone_leader(&self) -> Option<NodeId> {

@@ -8,5 +8,6 @@ pub mod exit;
 pub mod front;
 pub mod limits;
 pub mod logging;
+pub mod metrics;
 pub mod proto;
 pub mod supervisor;

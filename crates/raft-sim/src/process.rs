@@ -118,6 +118,8 @@ impl Machine {
             append_entries_max: profile.append_entries,
             append_bytes_max: profile.append_bytes,
             inflight_messages_max: profile.inflight_messages,
+            // Else the operator sees to it.
+            readmit_after: rng.chance(1, 2).then(|| millis(100 + rng.below(1000))),
             ..Settings::default()
         };
         let fresh = mint(rng);

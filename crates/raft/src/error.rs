@@ -256,6 +256,26 @@ pub enum DataError {
         /// The cluster found.
         found: ClusterId,
     },
+    /// Belongs to a cluster none of whose members, as far as the data knows, is configured.
+    OtherMembers {
+        /// The file that names the cluster.
+        path: PathBuf,
+        /// That cluster.
+        cluster: ClusterId,
+        /// Its members' addresses, as far as they are known there.
+        known: Vec<String>,
+        /// The configured addresses.
+        configured: Vec<String>,
+    },
+    /// Belongs to another cluster than most of the configured members say that they belong to.
+    Outvoted {
+        /// The directory.
+        path: PathBuf,
+        /// The cluster found.
+        found: ClusterId,
+        /// What the configured members say, by address.
+        said: Vec<(String, String)>,
+    },
     /// Belongs to another member.
     OtherMember {
         /// The directory.
@@ -307,6 +327,27 @@ impl fmt::Display for DataError {
                 "{} belongs to cluster {found}, not to {expected}; nothing was changed",
                 path.display()
             ),
+            Self::OtherMembers { path, cluster, known, configured } => write!(
+                f,
+                "{} says that this data belongs to cluster {cluster} of {}; the configuration lists only others ({}). \
+                 Nothing was changed. Use the folder that belongs here, an empty one for a new member, or the \
+                 configuration of that cluster; members that move change their addresses one after the other",
+                path.display(),
+                known.join(", "),
+                configured.join(", ")
+            ),
+            Self::Outvoted { path, found, said } => {
+                let said: Vec<String> =
+                    said.iter().map(|(address, text)| format!("{address}: {text}")).collect();
+                write!(
+                    f,
+                    "{} belongs to cluster {found}, and most of the configured members to another one ({}). Nothing in \
+                     the log was changed. Use the folder that belongs here, or remove this member from their cluster \
+                     and start it in an empty folder",
+                    path.display(),
+                    said.join("; ")
+                )
+            }
             Self::OtherMember { path, expected, found, member } => write!(
                 f,
                 "{} belongs to member {member} ({found}), not to {expected}; nothing was changed",

@@ -7,6 +7,7 @@ pub mod error;
 pub mod io;
 pub mod log;
 pub mod message;
+pub mod meters;
 pub mod node;
 pub mod transport;
 pub mod waiter;

@@ -19,10 +19,8 @@ use crate::store::lease::Leases;
 /// Matched without a wildcard, so that a new one has to be decided about.
 #[derive(Clone, Copy, Debug)]
 pub enum Access<'a> {
-    /// KV.Range
+    /// KV.Range, KV.RangeStream
     Range(&'a RangeRequest),
-    /// KV.RangeStream
-    RangeStream(&'a RangeRequest),
     /// KV.Put
     Put(&'a PutRequest),
     /// KV.DeleteRange
@@ -120,14 +118,10 @@ pub enum Access<'a> {
     Campaign,
     /// Election.Proclaim, likewise.
     Proclaim,
-    /// Election.Leader, likewise.
+    /// Election.Leader and Election.Observe, likewise.
     Leader,
-    /// Election.Observe, likewise.
-    Observe,
     /// Election.Resign, likewise.
     Resign,
-    /// Health.Check and Health.Watch
-    Health,
     /// What members do by themselves: ending and renewing leases, raising alarms.
     Member,
 }
@@ -185,7 +179,7 @@ impl AuthState {
         }
         let check = Check { state: self, caller, leases };
         match *access {
-            Access::Range(request) | Access::RangeStream(request) => {
+            Access::Range(request) => {
                 check.read(&request.key, &request.range_end)
             }
             Access::Put(request) => check.put(request),
@@ -225,7 +219,6 @@ impl AuthState {
             | Access::Campaign
             | Access::Proclaim
             | Access::Leader
-            | Access::Observe
             | Access::Resign => check.known(),
             Access::Compact
             | Access::MemberAdd
@@ -254,13 +247,12 @@ impl AuthState {
             | Access::RoleDelete
             | Access::RoleGrantPermission
             | Access::RoleRevokePermission => check.root(),
-            // Streams say nothing by themselves; whoever wants to come in cannot be in; whether permissions are
-            // demanded, and whether anybody serves, is for everybody to know.
+            // Streams say nothing by themselves; whoever wants to come in cannot be in yet; whether permissions are
+            // demanded is for everybody to know.
             Access::Watch
             | Access::LeaseKeepAlive
             | Access::AuthStatus
             | Access::Authenticate
-            | Access::Health
             | Access::Member => Ok(()),
         }
     }

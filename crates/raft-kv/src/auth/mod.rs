@@ -20,6 +20,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use raft_core::Digest;
 
 pub use access::Access;
 pub(crate) use access::watched;
@@ -135,7 +136,8 @@ impl AuthState {
     }
 
     /// 0 while permissions are not demanded, else the [`revision`](Self::revision).
-    pub(crate) const fn epoch(&self) -> u64 {
+    #[must_use]
+    pub const fn epoch(&self) -> u64 {
         if self.enabled { self.revision } else { 0 }
     }
 
@@ -169,6 +171,12 @@ impl AuthState {
     /// The names of all roles, in order.
     pub fn roles(&self) -> impl Iterator<Item = &str> {
         self.roles.keys().map(String::as_str)
+    }
+
+    /// A digest over everything here.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest(xxhash_rust::xxh3::xxh3_128(&encode(self).concat()))
     }
 
     /// Whether a watcher of a range that `caller` was allowed to begin may go on. `since` is what

@@ -299,9 +299,7 @@ fn load_segment(
         last: last.revision,
         versions: u64::try_from(versions.len()).unwrap_or(u64::MAX),
     };
-    for version in versions {
-        data.insert(Arc::new(version));
-    }
+    data.insert_all(versions.into_iter().map(Arc::new).collect());
     Ok(loaded)
 }
 

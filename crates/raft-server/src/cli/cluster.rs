@@ -1,11 +1,17 @@
 //! `rusty-raft cluster <cluster_config> <num_nodes>`: a whole cluster on this machine.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use raft::core::ClusterId;
+use raft::disk::StdDisk;
+use raft::log::inspect;
+use raft::node::check_inspected;
 use tokio::task::JoinSet;
 
 use super::{ClusterArgs, complain, say, signals::Signals};
@@ -64,6 +70,45 @@ impl Layout {
             return Err(self.other_addresses(args, &known));
         }
         Ok(())
+    }
+
+    /// Refuses data folders of different clusters, or of one whose members never had these addresses: half of the
+    /// members would go on without the others.
+    fn check_clusters(&self) -> Result<(), Refusal> {
+        let refuse = |text: String| Refusal {
+            exit: Exit::DataRefused,
+            text: format!(
+                "rusty-raft: {} cannot be used\n\n  {text}\n\nNothing was written.",
+                self.data_path.display()
+            ),
+        };
+        let mut folders = Vec::new();
+        for index in 0..self.addresses.len() {
+            // A folder that cannot be read is refused by its member, or by what comes next.
+            let Ok(Some(found)) = inspect(&StdDisk, &self.data_dir(index)) else { continue };
+            check_inspected(&found, &self.addresses).map_err(|error| refuse(error.to_string()))?;
+            folders.push(found);
+        }
+        let mut members: BTreeMap<ClusterId, usize> = BTreeMap::new();
+        for found in &folders {
+            *members.entry(found.formed.cluster).or_default() += 1;
+        }
+        // Of two clusters with as many members each, the one of the first folder.
+        let first = |cluster| folders.iter().position(|found| found.formed.cluster == cluster);
+        let most =
+            members.iter().max_by_key(|(cluster, count)| (**count, Reverse(first(**cluster))));
+        let Some((expected, _)) = most else { return Ok(()) };
+        match folders.iter().find(|found| found.formed.cluster != *expected) {
+            None => Ok(()),
+            Some(other) => Err(refuse(format!(
+                "wrong  {} names cluster {}, the other members' folders name cluster {expected}\n  right  the folder \
+                 that this member had in cluster {expected}; or move {} away: the member then starts empty, and says \
+                 what is to be done",
+                other.path.display(),
+                other.formed.cluster,
+                other.path.parent().unwrap_or(&other.path).display()
+            ))),
+        }
     }
 
     fn refuse(
@@ -137,6 +182,7 @@ async fn prepare(args: &ClusterArgs, color: Color) -> Result<Cluster, Refusal> {
     let config = ClusterConfig::read(&args.config, args.num_nodes)?;
     let layout = Layout::new(&config, args.num_nodes);
     layout.check_existing(args)?;
+    layout.check_clusters()?;
     logging::init(color);
     for warning in &config.warnings {
         tracing::warn!("{}: {}: {}", warning.place, warning.field, warning.advice);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use raft::Node;
 use raft::error::NodeError;
+use raft::meters::Meters;
 use raft_kv::Store;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
@@ -83,11 +84,12 @@ async fn start(args: &NodeArgs, color: Color) -> Result<Member, Refusal> {
     })?;
     crate::limits::raise_open_files();
 
+    let meters = Arc::<Meters>::default();
     let mut store = Store::new();
     let view = StoreView::of(&mut store);
     let starting = async {
         let doors = listen(&own).await?;
-        let node = start_node(store, &config, args, &own).await?;
+        let node = start_node(store, &config, args, (&own, &meters)).await?;
         Ok::<_, Refusal>((doors, node))
     };
     let (doors, node) = tokio::select! {
@@ -111,9 +113,10 @@ async fn start(args: &NodeArgs, color: Color) -> Result<Member, Refusal> {
         quota_bytes,
         learners_max: config.settings.learners_max,
     };
-    let (etcd, tasks) = Etcd::start(node.clone(), view, settings, stopping.clone());
+    let (etcd, tasks) = Etcd::start(node.clone(), view, (settings, meters), stopping.clone());
     let peers = node.clone();
-    let front = Front::new(etcd.router(), move |socket| peers.accept(socket), stopping);
+    let front =
+        Front::new((etcd.router(), etcd.metrics()), move |socket| peers.accept(socket), stopping);
     let mut fronts = JoinSet::new();
     let mut listeners = Vec::new();
     for (listener, doors) in doors {
@@ -169,7 +172,7 @@ async fn start_node(
     store: Store,
     config: &NodeConfig,
     args: &NodeArgs,
-    own: &MemberAddress,
+    (own, meters): (&MemberAddress, &Arc<Meters>),
 ) -> Result<Node<Store>, Refusal> {
     let settings = &config.settings;
     let mut builder = Node::builder(store)
@@ -183,6 +186,7 @@ async fn start_node(
             node.request_timeout = Some(settings.request_timeout);
             node.command_bytes_max = settings.request_bytes_max.saturating_add(COMMAND_ROOM_BYTES);
             node.handover_timeout = HANDOVER_TIMEOUT;
+            node.meters = Arc::clone(meters);
         });
     builder = if args.join.is_empty() {
         builder.peers(config.members.iter().map(|member| member.peer.clone()))

@@ -110,11 +110,8 @@ impl Cluster for Etcd {
         &self,
         request: Request<MemberListRequest>,
     ) -> Result<Response<MemberListResponse>, Status> {
-        self.check_metadata(&request)?;
-        if request.get_ref().linearizable {
-            self.check_voter(&request)?;
-            self.linearize().await?;
-        }
+        // That it is linearizable, if it is to be, is a part of that.
+        self.admit(request).await?;
         Ok(Response::new(MemberListResponse {
             header: Some(self.header(0)),
             members: self.members(),
@@ -125,8 +122,7 @@ impl Cluster for Etcd {
         &self,
         request: Request<MemberAddRequest>,
     ) -> Result<Response<MemberAddResponse>, Status> {
-        self.check_voter(&request)?;
-        let request = request.into_inner();
+        let (request, _) = self.admit(request).await?;
         let address = peer_address(&request.peer_ur_ls)?;
         if self.member_at(address).is_some() {
             return Err(Status::failed_precondition("etcdserver: Peer URLs already exists"));
@@ -163,8 +159,8 @@ impl Cluster for Etcd {
         &self,
         request: Request<MemberRemoveRequest>,
     ) -> Result<Response<MemberRemoveResponse>, Status> {
-        self.check_voter(&request)?;
-        let id = MemberId(request.get_ref().id);
+        let (request, _) = self.admit(request).await?;
+        let id = MemberId(request.id);
         self.check_removal(id)?;
         self.node.members().remove(id).await.map_err(|error| errors::of_admin(&error))?;
         Ok(Response::new(MemberRemoveResponse {
@@ -177,8 +173,7 @@ impl Cluster for Etcd {
         &self,
         request: Request<MemberUpdateRequest>,
     ) -> Result<Response<MemberUpdateResponse>, Status> {
-        self.check_voter(&request)?;
-        let request = request.into_inner();
+        let (request, _) = self.admit(request).await?;
         let address = peer_address(&request.peer_ur_ls)?;
         let status = self.node.status();
         let known = status.members.iter().find(|member| member.node.member.0 == request.id);
@@ -202,8 +197,8 @@ impl Cluster for Etcd {
         &self,
         request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
-        self.check_voter(&request)?;
-        let id = MemberId(request.get_ref().id);
+        let (request, _) = self.admit(request).await?;
+        let id = MemberId(request.id);
         self.node.members().promote(id).await.map_err(|error| errors::of_admin(&error))?;
         Ok(Response::new(MemberPromoteResponse {
             header: Some(self.header(0)),

@@ -42,6 +42,11 @@ pub(super) fn of_kv(error: KvError) -> Status {
     }
 }
 
+/// Too many wait already.
+pub(super) fn overloaded() -> Status {
+    Status::resource_exhausted(OVERLOADED)
+}
+
 /// A request over the configured limit.
 pub(super) fn too_large() -> Status {
     of_kv(KvError::RequestTooLarge)

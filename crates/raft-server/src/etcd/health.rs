@@ -29,6 +29,11 @@ const KNOWN: [&str; 10] = [
     "grpc.health.v1.Health",
 ];
 
+#[expect(clippy::disallowed_methods, reason = "whether anybody serves is for everybody to know")]
+fn is_known(request: &Request<HealthCheckRequest>) -> bool {
+    KNOWN.contains(&request.get_ref().service.as_str())
+}
+
 /// Serving means: a leader is known, and this member is neither a learner nor about to stop.
 fn serving(node: &Node<Store>, stop: &watch::Receiver<bool>) -> ServingStatus {
     let status = node.status();
@@ -49,7 +54,7 @@ impl Health for Etcd {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
-        if !KNOWN.contains(&request.get_ref().service.as_str()) {
+        if !is_known(&request) {
             return Err(Status::not_found("unknown service"));
         }
         Ok(Response::new(answer(serving(&self.node, &self.stop))))
@@ -61,7 +66,7 @@ impl Health for Etcd {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let known = KNOWN.contains(&request.get_ref().service.as_str());
+        let known = is_known(&request);
         let (answers, stream) = mpsc::channel(1);
         // Ends with the client's stream, or with the node.
         tokio::spawn(watch_health(self.node.clone(), self.stop.clone(), known, answers));

@@ -6,13 +6,11 @@ use raft_kv::proto::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
     PutResponse, RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest, TxnResponse,
 };
-use raft_kv::{
-    Answer, Command, KvError, Query, Reader, TXN_OPS_MAX, check_compact, check_delete, check_put,
-    check_range, check_txn, is_read_only,
-};
+use raft_kv::{Answer, Command, KvError, Query, Reader, is_read_only};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, async_trait};
 
+use super::auth::{Admission, Governed};
 use super::{Etcd, errors};
 use crate::proto::etcdserverpb::kv_server::Kv;
 
@@ -20,35 +18,66 @@ use crate::proto::etcdserverpb::kv_server::Kv;
 const SMALL_STORE_BYTES: u64 = 256 << 10;
 
 impl Etcd {
-    /// Replicates a command and returns what applying it answered.
-    pub(super) async fn propose(&self, command: Command) -> Result<raft_kv::Response, Status> {
-        self.propose_raw(command).await?.map_err(errors::of_kv)
+    /// Replicates a command of whoever was let in, and returns what applying it answered.
+    pub(super) async fn propose(
+        &self,
+        admission: &Admission,
+        command: Command,
+    ) -> Result<raft_kv::Response, Status> {
+        self.propose_raw(admission, command).await?.map_err(errors::of_kv)
     }
 
     /// As [`propose`](Self::propose), with the store's own words when it refuses.
     pub(super) async fn propose_raw(
         &self,
+        admission: &Admission,
         command: Command,
     ) -> Result<Result<raft_kv::Response, KvError>, Status> {
         if !self.has_space(&command).await {
             return Ok(Err(KvError::NoSpace));
         }
-        self.node.propose(command).await.map_err(|error| errors::of_propose(&error))
+        let command = command.by(admission.caller());
+        self.metrics.proposals_pending.inc();
+        let answer = self.node.propose(command).await;
+        self.metrics.proposals_pending.dec();
+        answer.map_err(|error| {
+            self.metrics.proposals_failed.inc();
+            errors::of_propose(&error)
+        })
     }
 
     /// Checks a request to read, and waits until reading here gives what it asks for.
-    async fn admit_range(&self, request: Request<RangeRequest>) -> Result<RangeRequest, Status> {
-        if request.get_ref().serializable {
-            self.check_metadata(&request)?;
-        } else {
-            self.check_voter(&request)?;
-        }
-        let request = request.into_inner();
-        check_range(&request).map_err(errors::of_kv)?;
+    async fn admit_range(
+        &self,
+        request: Request<RangeRequest>,
+    ) -> Result<(RangeRequest, Admission), Status> {
+        let (request, admission) = self.admit(request).await?;
         if !request.serializable {
             self.linearize().await?;
         }
-        Ok(request)
+        Ok((request, admission))
+    }
+
+    /// Reads the store beside the apply thread, under permissions that hold all the while.
+    async fn look_as<M, T>(
+        &self,
+        admission: &mut Admission,
+        request: M,
+        is_short: bool,
+        read: fn(&Reader, &M) -> Result<T, KvError>,
+    ) -> Result<T, Status>
+    where
+        M: Governed + Clone + Sync + 'static,
+        T: Send + 'static,
+    {
+        loop {
+            self.auth.decide_again(admission, &request.access())?;
+            let asked = request.clone();
+            let answer = self.look(is_short, move |reader| read(reader, &asked)).await;
+            if self.auth.is_current(admission) {
+                return answer;
+            }
+        }
     }
 
     /// Reads the store beside the apply thread.
@@ -67,8 +96,9 @@ impl Etcd {
         }
     }
 
-    /// Asks the store, linearizably.
-    pub(super) async fn ask(&self, query: Query) -> Result<Answer, Status> {
+    /// Asks the store, linearizably, for whoever was let in.
+    pub(super) async fn ask(&self, admission: &Admission, query: Query) -> Result<Answer, Status> {
+        let query = query.by(admission.caller());
         let answer = self.node.read(query).await.map_err(|error| errors::of_read(&error))?;
         answer.map_err(errors::of_kv)
     }
@@ -86,9 +116,9 @@ impl Kv for Etcd {
         &self,
         request: Request<RangeRequest>,
     ) -> Result<Response<RangeResponse>, Status> {
-        let request = self.admit_range(request).await?;
+        let (request, mut admission) = self.admit_range(request).await?;
         let one_key = request.range_end.is_empty();
-        let mut response = self.look(one_key, move |reader| reader.range(&request)).await?;
+        let mut response = self.look_as(&mut admission, request, one_key, Reader::range).await?;
         self.complete(&mut response.header);
         Ok(Response::new(response))
     }
@@ -100,17 +130,22 @@ impl Kv for Etcd {
         &self,
         request: Request<RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
-        let request = self.admit_range(request).await?;
-        Ok(Response::new(Box::pin(self.parts(request)?)))
+        let (request, mut admission) = self.admit_range(request).await?;
+        // All parts are of one revision: that is read under permissions that hold while it is pinned.
+        loop {
+            self.auth.decide_again(&mut admission, &request.access())?;
+            let parts = self.parts(request.clone())?;
+            if self.auth.is_current(&admission) {
+                return Ok(Response::new(Box::pin(parts)));
+            }
+        }
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
-        self.check_voter(&request)?;
-        let request = request.into_inner();
-        check_put(&request).map_err(errors::of_kv)?;
+        let (request, admission) = self.admit(request).await?;
         self.check_size(&request)?;
-        let raft_kv::Response::Put(mut response) = self.propose(Command::put(request)).await?
-        else {
+        let command = Command::put(request);
+        let raft_kv::Response::Put(mut response) = self.propose(&admission, command).await? else {
             return Err(mismatch());
         };
         self.complete(&mut response.header);
@@ -121,12 +156,10 @@ impl Kv for Etcd {
         &self,
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
-        self.check_voter(&request)?;
-        let request = request.into_inner();
-        check_delete(&request).map_err(errors::of_kv)?;
+        let (request, admission) = self.admit(request).await?;
         self.check_size(&request)?;
         let raft_kv::Response::DeleteRange(mut response) =
-            self.propose(Command::delete_range(request)).await?
+            self.propose(&admission, Command::delete_range(request)).await?
         else {
             return Err(mismatch());
         };
@@ -135,19 +168,17 @@ impl Kv for Etcd {
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
-        self.check_voter(&request)?;
-        let request = request.into_inner();
-        check_txn(&request, TXN_OPS_MAX).map_err(errors::of_kv)?;
+        let (request, mut admission) = self.admit(request).await?;
         if is_read_only(&request) {
             // A read like any other: no entry in the log.
             self.linearize().await?;
-            let mut response = self.look(false, move |reader| reader.txn(&request)).await?;
+            let mut response = self.look_as(&mut admission, request, false, Reader::txn).await?;
             self.complete(&mut response.header);
             return Ok(Response::new(response));
         }
         self.check_size(&request)?;
-        let raft_kv::Response::Txn(mut response) = self.propose(Command::txn(request)).await?
-        else {
+        let command = Command::txn(request);
+        let raft_kv::Response::Txn(mut response) = self.propose(&admission, command).await? else {
             return Err(mismatch());
         };
         self.complete(&mut response.header);
@@ -158,11 +189,9 @@ impl Kv for Etcd {
         &self,
         request: Request<CompactionRequest>,
     ) -> Result<Response<CompactionResponse>, Status> {
-        self.check_voter(&request)?;
-        let request = request.into_inner();
-        check_compact(&request).map_err(errors::of_kv)?;
+        let (request, admission) = self.admit(request).await?;
         let raft_kv::Response::Compact(mut response) =
-            self.propose(Command::compact(request)).await?
+            self.propose(&admission, Command::compact(request)).await?
         else {
             return Err(mismatch());
         };

@@ -59,7 +59,7 @@ impl Maintenance for Etcd {
         &self,
         request: Request<StatusRequest>,
     ) -> Result<Response<StatusResponse>, Status> {
-        self.check_metadata(&request)?;
+        self.admit(request).await?;
         let status = self.node.status();
         let size = i64::try_from(self.reader.logical_size()).unwrap_or(i64::MAX);
         let mut problems = Vec::new();
@@ -102,9 +102,10 @@ impl Maintenance for Etcd {
         &self,
         request: Request<AlarmRequest>,
     ) -> Result<Response<AlarmResponse>, Status> {
-        self.check_voter(&request)?;
-        let command = Command::alarm(request.into_inner());
-        let raft_kv::Response::Alarm(mut response) = self.propose(command).await? else {
+        let (request, admission) = self.admit(request).await?;
+        let command = Command::alarm(request);
+        let raft_kv::Response::Alarm(mut response) = self.propose(&admission, command).await?
+        else {
             return Err(mismatch());
         };
         self.complete(&mut response.header);
@@ -116,16 +117,18 @@ impl Maintenance for Etcd {
         &self,
         request: Request<DefragmentRequest>,
     ) -> Result<Response<DefragmentResponse>, Status> {
-        self.check_metadata(&request)?;
+        self.admit(request).await?;
         Ok(Response::new(DefragmentResponse { header: None }))
     }
 
-    /// Over the store and the membership: everything that is replicated.
+    /// Over the store, users and roles, and the membership: everything that is replicated.
     async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
-        self.check_metadata(&request)?;
+        self.admit(request).await?;
         let found = self.hash_up_to(0).await?;
         let membership = self.node.status().membership.encode(&[]);
         let hash = crc32c::crc32c_append(found.hash, &membership);
+        let users = self.auth.state().digest();
+        let hash = crc32c::crc32c_append(hash, &users.0.to_le_bytes());
         Ok(Response::new(HashResponse { header: Some(self.header(found.revision)), hash }))
     }
 
@@ -133,8 +136,8 @@ impl Maintenance for Etcd {
         &self,
         request: Request<HashKvRequest>,
     ) -> Result<Response<HashKvResponse>, Status> {
-        self.check_metadata(&request)?;
-        let found = self.hash_up_to(request.get_ref().revision).await?;
+        let (request, _) = self.admit(request).await?;
+        let found = self.hash_up_to(request.revision).await?;
         Ok(Response::new(HashKvResponse {
             header: Some(self.header(self.reader.revision())),
             hash: found.hash,
@@ -147,8 +150,9 @@ impl Maintenance for Etcd {
 
     async fn snapshot(
         &self,
-        _request: Request<SnapshotRequest>,
+        request: Request<SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
+        self.admit(request).await?;
         Err(not_built("Snapshot"))
     }
 
@@ -157,12 +161,12 @@ impl Maintenance for Etcd {
         &self,
         request: Request<MoveLeaderRequest>,
     ) -> Result<Response<MoveLeaderResponse>, Status> {
-        self.check_voter(&request)?;
+        let (request, _) = self.admit(request).await?;
         let status = self.node.status();
         if !status.is_leader() {
             return Err(Status::failed_precondition("etcdserver: not leader"));
         }
-        let target = MemberId(request.get_ref().target_id);
+        let target = MemberId(request.target_id);
         if status.node.member == target {
             return Ok(Response::new(MoveLeaderResponse { header: None }));
         }
@@ -178,8 +182,7 @@ impl Maintenance for Etcd {
         &self,
         request: Request<DowngradeRequest>,
     ) -> Result<Response<DowngradeResponse>, Status> {
-        self.check_voter(&request)?;
-        let request = request.into_inner();
+        let (request, admission) = self.admit(request).await?;
         let announced = match DowngradeAction::try_from(request.action) {
             Ok(DowngradeAction::Validate) => {
                 downgrade_target(&request.version)?;
@@ -194,7 +197,7 @@ impl Maintenance for Etcd {
             Err(_) => return Err(Status::unknown("etcdserver: unknown method")),
         };
         if let Some(target) = announced {
-            self.propose(Command::downgrade(target)).await?;
+            self.propose(&admission, Command::downgrade(target)).await?;
         }
         Ok(Response::new(DowngradeResponse {
             header: Some(self.header(self.reader.revision())),

@@ -4,6 +4,7 @@
 //! forwards them to the leader; reads wait for a read index and then look into the store on the handler's own
 //! task. Deliberately absent here: anything about Raft, and anything about connections.
 
+mod auth;
 mod cluster;
 mod errors;
 mod gateway;
@@ -29,7 +30,9 @@ use axum::Router;
 use axum::routing::post;
 use prost::Message;
 use raft::Node;
+use raft::meters::Meters;
 use raft::node::RoleName;
+use raft_kv::auth::{AuthChanges, AuthView};
 use raft_kv::proto::etcdserverpb::ResponseHeader;
 use raft_kv::watch::{Hub, HubLimits, HubRequest};
 use raft_kv::{LeaseChanges, Publications, Reader, Store};
@@ -38,6 +41,8 @@ use tokio::task::JoinSet;
 use tonic::{Request, Status};
 
 pub(crate) use self::polish::polish;
+use crate::metrics::Metrics;
+use crate::proto::etcdserverpb::auth_server::AuthServer;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
 use crate::proto::etcdserverpb::kv_server::KvServer;
 use crate::proto::etcdserverpb::lease_server::LeaseServer;
@@ -75,6 +80,8 @@ pub struct StoreView {
     reader: Reader,
     lease_changes: LeaseChanges,
     publications: Publications,
+    auth: AuthView,
+    auth_changes: AuthChanges,
 }
 
 impl StoreView {
@@ -85,6 +92,8 @@ impl StoreView {
             reader: store.reader(),
             lease_changes: store.lease_changes(),
             publications: store.publications(),
+            auth: store.auth(),
+            auth_changes: store.auth_changes(),
         }
     }
 }
@@ -95,7 +104,9 @@ pub struct Etcd {
     itself: Weak<Self>,
     node: Node<Store>,
     reader: Reader,
+    auth: auth::Auth,
     settings: Settings,
+    metrics: Arc<Metrics>,
     renewals: lease::renewals::Renewals,
     /// To the task that runs the leases' clock.
     remaining: mpsc::UnboundedSender<lease::expiry::RemainingRequest>,
@@ -115,7 +126,7 @@ impl Etcd {
     pub fn start(
         node: Node<Store>,
         store: StoreView,
-        settings: Settings,
+        (settings, meters): (Settings, Arc<Meters>),
         stop: signal::Receiver<bool>,
     ) -> (Arc<Self>, JoinSet<()>) {
         let mut tasks = JoinSet::new();
@@ -133,13 +144,21 @@ impl Etcd {
             requests,
         );
         tasks.spawn(until(stop.clone(), hub_task));
+        let metrics = Metrics::new(meters)
+            .unwrap_or_else(|error| unreachable!("two metrics of one name: {error}"));
+        let leaders = Arc::clone(&metrics).watch_leaders(node.clone());
+        tasks.spawn(until(stop.clone(), leaders));
+        let (auth, epochs) = auth::Auth::new(store.auth);
+        tasks.spawn(until(stop.clone(), auth::run_changes(store.auth_changes, epochs)));
         let space = space::watch(node.clone(), reader.clone(), settings.quota_bytes);
         tasks.spawn(until(stop.clone(), space));
         let etcd = Arc::new_cyclic(|itself| Self {
             itself: Weak::clone(itself),
             node,
             reader,
+            auth,
             settings,
+            metrics,
             renewals,
             remaining,
             hub,
@@ -161,6 +180,12 @@ impl Etcd {
         self.next_stream.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// What this member counts.
+    #[must_use]
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.metrics)
+    }
+
     /// Every route of the port: gRPC by path, then plain HTTP.
     pub fn router(self: &Arc<Self>) -> Router {
         let message_bytes_max = self.settings.request_bytes_max.saturating_add(MESSAGE_ROOM_BYTES);
@@ -172,6 +197,7 @@ impl Etcd {
             .max_encoding_message_size(usize::MAX);
         let cluster = ClusterServer::from_arc(Arc::clone(self));
         let maintenance = MaintenanceServer::from_arc(Arc::clone(self));
+        let auth = AuthServer::from_arc(Arc::clone(self));
         let health = HealthServer::from_arc(Arc::clone(self));
         let lock = LockServer::from_arc(Arc::clone(self));
         let election =
@@ -185,6 +211,7 @@ impl Etcd {
             .route_service("/etcdserverpb.Lease/{method}", lease)
             .route_service("/etcdserverpb.Cluster/{method}", cluster)
             .route_service("/etcdserverpb.Maintenance/{method}", maintenance)
+            .route_service("/etcdserverpb.Auth/{method}", auth)
             .route_service("/v3lockpb.Lock/{method}", lock)
             .route_service("/v3electionpb.Election/{method}", election)
             .route_service("/grpc.health.v1.Health/{method}", health)

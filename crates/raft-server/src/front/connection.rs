@@ -4,11 +4,12 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use bytes::{Buf as _, Bytes, BytesMut};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -21,6 +22,7 @@ use tonic::codegen::Service as _;
 
 use super::Doors;
 use super::admission::Ticket;
+use crate::metrics::{Measured, Metrics, Received};
 
 /// What an HTTP/2 client sends first.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -93,8 +95,12 @@ async fn first_bytes(mut stream: TcpStream, doors: Doors) -> io::Result<Option<I
 }
 
 /// Serves HTTP/2 until the client leaves, or `stop` and the requests under way are answered.
-pub(super) async fn serve_http2(io: Rewound, router: Router, stop: watch::Receiver<bool>) {
-    let service = service_fn(move |request| answer(router.clone(), request));
+pub(super) async fn serve_http2(
+    io: Rewound,
+    serving: (Router, Arc<Metrics>),
+    stop: watch::Receiver<bool>,
+) {
+    let service = service_fn(move |request| answer(serving.clone(), request));
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -117,14 +123,14 @@ pub(super) async fn serve_http2(io: Rewound, router: Router, stop: watch::Receiv
 /// Serves HTTP/1 likewise. The ticket is given back when the first request's head is there.
 pub(super) async fn serve_http1(
     io: Rewound,
-    router: Router,
+    serving: (Router, Arc<Metrics>),
     stop: watch::Receiver<bool>,
     ticket: Ticket,
 ) {
     let ticket = Mutex::new(Some(ticket));
     let service = service_fn(move |request| {
         drop(ticket.lock().unwrap_or_else(PoisonError::into_inner).take());
-        answer(router.clone(), request)
+        answer(serving.clone(), request)
     });
     let mut builder = http1::Builder::new();
     builder
@@ -144,12 +150,16 @@ pub(super) async fn serve_http1(
 }
 
 async fn answer(
-    mut router: Router,
+    (mut router, metrics): (Router, Arc<Metrics>),
     request: hyper::Request<Incoming>,
-) -> Result<axum::response::Response, Infallible> {
+) -> Result<hyper::Response<Measured<Body>>, Infallible> {
+    let call = metrics.begin(request.uri().path());
+    let request = request.map(|body| Received::new(body, call.as_ref()));
     let mut response = router.call(request).await?;
     crate::etcd::polish(&mut response);
-    Ok(response)
+    let (parts, body) = response.into_parts();
+    let body = Measured::new(body, &parts.headers, call);
+    Ok(hyper::Response::from_parts(parts, body))
 }
 
 /// Returns once `stop` is true.

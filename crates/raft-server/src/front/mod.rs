@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use self::admission::{Admission, Ticket};
 use self::connection::Introduced;
 use crate::config;
+use crate::metrics::Metrics;
 
 /// How long a port that is in use is waited for: another process may be about to leave it, and in the
 /// ephemeral range a passing connection may hold it (decision 24).
@@ -84,6 +85,7 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
 #[derive(Clone)]
 pub struct Front<P> {
     router: Router,
+    metrics: Arc<Metrics>,
     /// Takes peers' connections.
     accept_peer: P,
     stop: watch::Receiver<bool>,
@@ -91,10 +93,14 @@ pub struct Front<P> {
 }
 
 impl<P: Fn(std::net::TcpStream) + Clone + Send + Sync + 'static> Front<P> {
-    /// A front that serves clients with `router`, hands peers to `accept_peer` and, once `stop` is true, takes
+    /// A front that serves clients with a router and counts their calls, hands peers to `accept_peer` and, once `stop` is true, takes
     /// no more clients' requests.
-    pub fn new(router: Router, accept_peer: P, stop: watch::Receiver<bool>) -> Self {
-        Self { router, accept_peer, stop, admission: Admission::default() }
+    pub fn new(
+        (router, metrics): (Router, Arc<Metrics>),
+        accept_peer: P,
+        stop: watch::Receiver<bool>,
+    ) -> Self {
+        Self { router, metrics, accept_peer, stop, admission: Admission::default() }
     }
 
     /// Accepts until `stop` is true and every client's connection has ended.
@@ -173,10 +179,10 @@ impl<P: Fn(std::net::TcpStream) + Clone + Send + Sync + 'static> Front<P> {
             }
             Some(Introduced::Http2(io)) => {
                 drop(ticket);
-                connection::serve_http2(io, self.router, self.stop).await;
+                connection::serve_http2(io, (self.router, self.metrics), self.stop).await;
             }
             Some(Introduced::Http1(io)) => {
-                connection::serve_http1(io, self.router, self.stop, ticket).await;
+                connection::serve_http1(io, (self.router, self.metrics), self.stop, ticket).await;
             }
         }
     }

@@ -175,3 +175,76 @@ async fn a_stock_etcdctl_works_through_every_member() {
     assert_eq!(says(&all, &["alarm", "list"]), "");
     says(&all, &["defrag"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stock_etcdctl_manages_users_and_comes_in_as_one() {
+    if is_missing() {
+        return;
+    }
+    let members = Members::start(3);
+    members.leader().await;
+    let all = members.addresses.join(",");
+    let (one, two) = (&members.addresses[0], &members.addresses[1]);
+    let refused = |endpoints: &str, arguments: &[&str]| {
+        let output = etcdctl(endpoints, arguments);
+        assert!(!output.status.success(), "{arguments:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+
+    says(one, &["put", "secret", "s"]);
+    assert!(refused(one, &["auth", "enable"]).contains("root user does not exist"));
+    assert_eq!(says(one, &["user", "add", "root:pw"]), "User root created\n");
+    assert_eq!(says(two, &["user", "add", "alice:wonder"]), "User alice created\n");
+    let bare = says(one, &["user", "add", "bare", "--no-password"]);
+    assert_eq!(bare, "User bare created\n");
+    assert_eq!(says(one, &["role", "add", "house"]), "Role house created\n");
+    let granted = says(two, &["role", "grant-permission", "house", "readwrite", "a/", "--prefix"]);
+    assert_eq!(granted, "Role house updated\n");
+    says(one, &["role", "grant-permission", "house", "read", "k"]);
+    let role = says(two, &["role", "get", "house"]);
+    for line in ["Role house", "KV Read:", "KV Write:", "[a/, a0) (prefix a/)", "k"] {
+        assert!(role.contains(line), "{role}");
+    }
+    let given = says(one, &["user", "grant-role", "alice", "house"]);
+    assert_eq!(given, "Role house is granted to user alice\n");
+    // This makes the role root and gives it to root, when it hears that it is missing.
+    let enabled = says(two, &["auth", "enable"]);
+    assert!(enabled.starts_with("Authentication Enabled\n"), "{enabled}");
+
+    let as_root = |arguments: &[&'static str]| [&["--user=root:pw"], arguments].concat();
+    let as_alice = |arguments: &[&'static str]| [&["--user=alice:wonder"], arguments].concat();
+    for endpoints in [one, two, &all] {
+        assert!(refused(endpoints, &["get", "secret"]).contains("user name is empty"));
+        let wrong = refused(endpoints, &["--user=alice:x", "get", "a/1"]);
+        assert!(wrong.contains("authentication failed, invalid user ID or password"), "{wrong}");
+        let denied = refused(endpoints, &as_alice(&["get", "secret"]));
+        assert!(denied.contains("etcdserver: permission denied"), "{denied}");
+        let denied = refused(endpoints, &as_alice(&["put", "k", "x"]));
+        assert!(denied.contains("etcdserver: permission denied"), "{denied}");
+        assert_eq!(says(endpoints, &as_alice(&["put", "a/1", "x"])), "OK\n");
+        assert_eq!(says(endpoints, &as_alice(&["get", "a/", "--prefix"])), "a/1\nx\n");
+        assert_eq!(says(endpoints, &as_root(&["get", "secret"])), "secret\ns\n");
+        let denied = refused(endpoints, &as_alice(&["user", "list"]));
+        assert!(denied.contains("etcdserver: permission denied"), "{denied}");
+    }
+    // A member that refuses to say whether it is well is well.
+    assert_eq!(says(&all, &as_alice(&["endpoint", "health"])).matches("is healthy").count(), 3);
+    assert_eq!(says(&all, &as_root(&["endpoint", "status"])).matches("3.7.0").count(), 3);
+    assert_eq!(says(one, &as_root(&["user", "list"])), "alice\nbare\nroot\n");
+    assert_eq!(says(two, &as_root(&["role", "list"])), "house\nroot\n");
+    assert_eq!(says(one, &as_alice(&["user", "get", "alice"])), "User: alice\nRoles: house\n");
+    let mut watch = running(one, &as_alice(&["watch", "a/", "--prefix", "--rev=1"]));
+    let lease = says(two, &as_alice(&["lease", "grant", "60"]));
+    let id = lease.split_whitespace().nth(1).unwrap().to_owned();
+    says(two, &["--user=alice:wonder", "put", "a/2", "y", &format!("--lease={id}")]);
+    let alive = says(one, &["--user=alice:wonder", "lease", "keep-alive", "--once", &id]);
+    assert_eq!(alive, format!("lease {id} keepalived with TTL(60)\n"));
+    watch.line_with("a/2");
+    let gone = says(one, &as_root(&["role", "revoke-permission", "house", "a/", "--prefix"]));
+    assert!(gone.contains("is revoked from role house"), "{gone}");
+    let denied = refused(two, &as_alice(&["get", "a/1"]));
+    assert!(denied.contains("etcdserver: permission denied"), "{denied}");
+    assert!(refused(one, &as_alice(&["auth", "disable"])).contains("permission denied"));
+    assert_eq!(says(two, &as_root(&["auth", "disable"])), "Authentication Disabled\n");
+    assert_eq!(says(one, &["get", "secret"]), "secret\ns\n");
+}

@@ -8,20 +8,25 @@ use serde_json::{Value, json};
 use crate::support::{Members, PATIENCE, put};
 
 /// An HTTP/1.1 answer: its status and what is left to read.
-struct Answer {
-    status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     headers: Vec<String>,
-    reader: BufReader<TcpStream>,
+    pub(crate) reader: BufReader<TcpStream>,
 }
 
-fn send(address: &str, method: &str, path: &str, body: &str) -> Answer {
+pub(crate) fn send(address: &str, method: &str, path: &str, body: &str) -> Answer {
+    send_with(address, method, path, "", body)
+}
+
+/// With more header lines, each with its end.
+fn send_with(address: &str, method: &str, path: &str, lines: &str, body: &str) -> Answer {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let length = body.len();
     write!(
         stream,
         "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: \
-         application/x-www-form-urlencoded\r\nContent-Length: {length}\r\n\r\n{body}"
+         application/x-www-form-urlencoded\r\n{lines}Content-Length: {length}\r\n\r\n{body}"
     )
     .unwrap();
     let mut reader = BufReader::new(stream);
@@ -148,4 +153,73 @@ async fn a_watch_over_the_gateway_is_a_line_for_each_answer() {
         (&json!(3), &json!(400))
     );
     assert_eq!(error["error"]["http_status"], "Bad Request");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_come_in_with_an_authorization_header() {
+    let members = Members::start(1);
+    members.leader().await;
+    let address = &members.addresses[0];
+    let call = |path: &str, token: &str, body: Value| {
+        let line =
+            if token.is_empty() { String::new() } else { format!("Authorization: {token}\r\n") };
+        let mut answer = send_with(address, "POST", path, &line, &body.to_string());
+        let mut text = String::new();
+        answer.reader.read_to_string(&mut text).unwrap();
+        (answer.status, serde_json::from_str::<Value>(&text).unwrap())
+    };
+    let ok = |path: &str, token: &str, body: Value| {
+        let (status, answer) = call(path, token, body);
+        assert_eq!(status, 200, "{path}: {answer}");
+        answer
+    };
+    ok("/v3/auth/user/add", "", json!({"name": "root", "password": "pw"}));
+    ok("/v3/auth/user/add", "", json!({"name": "bob", "password": "pw"}));
+    ok("/v3/auth/role/add", "", json!({"name": "root"}));
+    ok("/v3/auth/user/grant", "", json!({"user": "root", "role": "root"}));
+    ok("/v3/auth/role/add", "", json!({"name": "r"}));
+    // k to l
+    let perm = json!({"permType": "READ", "key": "aw==", "range_end": "bA=="});
+    ok("/v3/auth/role/grant", "", json!({"name": "r", "perm": perm.clone()}));
+    ok("/v3/auth/user/grant", "", json!({"user": "bob", "role": "r"}));
+    ok("/v3/auth/enable", "", json!({}));
+    assert_eq!(ok("/v3/auth/status", "", json!({}))["enabled"], json!(true));
+
+    let (status, refused) = call("/v3/kv/range", "", json!({"key": "aw=="}));
+    let words = "etcdserver: user name is empty";
+    assert_eq!((status, &refused["error"], &refused["code"]), (400, &json!(words), &json!(3)));
+    let (status, refused) = call("/v3/kv/range", "x", json!({"key": "aw=="}));
+    let words = "etcdserver: invalid auth token";
+    assert_eq!((status, &refused["message"], &refused["code"]), (401, &json!(words), &json!(16)));
+    let (status, refused) =
+        call("/v3/auth/authenticate", "", json!({"name": "bob", "password": "no"}));
+    let words = "etcdserver: authentication failed, invalid user ID or password";
+    assert_eq!((status, &refused["message"]), (400, &json!(words)));
+    let log_in = |name: &str| {
+        let answer = ok("/v3/auth/authenticate", "", json!({"name": name, "password": "pw"}));
+        answer["token"].as_str().unwrap().to_owned()
+    };
+    let (root, bob) = (log_in("root"), log_in("bob"));
+    let (status, refused) = call("/v3/kv/put", &bob, json!({"key": "aw==", "value": "eA=="}));
+    let words = "etcdserver: permission denied";
+    assert_eq!((status, &refused["message"], &refused["code"]), (403, &json!(words), &json!(7)));
+    ok("/v3/kv/put", &root, json!({"key": "aw==", "value": "eA=="}));
+    assert_eq!(ok("/v3/kv/range", &bob, json!({"key": "aw=="}))["count"], json!("1"));
+    assert_eq!(ok("/v3/auth/user/get", &bob, json!({"name": "bob"}))["roles"], json!(["r"]));
+    // READ is the first of its kind, and left out.
+    let shown = json!([{"key": "aw==", "range_end": "bA=="}]);
+    assert_eq!(ok("/v3/auth/role/get", &root, json!({"role": "r"}))["perm"], shown);
+    assert_eq!(ok("/v3/auth/user/list", &root, json!({}))["users"], json!(["bob", "root"]));
+    assert_eq!(ok("/v3/auth/role/list", &root, json!({}))["roles"], json!(["r", "root"]));
+    let (status, _) = call("/v3/auth/user/list", &bob, json!({}));
+    assert_eq!(status, 403);
+    ok("/v3/auth/role/revoke", &root, json!({"role": "r", "key": "aw==", "range_end": "bA=="}));
+    assert_eq!(call("/v3/kv/range", &bob, json!({"key": "aw=="})).0, 403);
+    ok("/v3/auth/user/changepw", &root, json!({"name": "bob", "password": "new"}));
+    assert_eq!(call("/v3/kv/range", &bob, json!({"key": "aw=="})).0, 401);
+    ok("/v3/auth/user/revoke", &root, json!({"name": "bob", "role": "r"}));
+    ok("/v3/auth/role/delete", &root, json!({"role": "r"}));
+    ok("/v3/auth/user/delete", &root, json!({"name": "bob"}));
+    ok("/v3/auth/disable", &root, json!({}));
+    ok("/v3/kv/put", "", json!({"key": "aw==", "value": "eA=="}));
 }

@@ -3,14 +3,17 @@
 #![expect(clippy::unwrap_used, reason = "a test fails on what it does not expect")]
 #![expect(clippy::print_stderr, reason = "a failing test shows what the processes printed")]
 
+mod auth;
 mod bad_input;
 mod crashes;
 mod etcdctl;
 mod gateway;
+mod http;
 mod kv;
 mod leases;
 mod maintenance;
 mod membership;
+mod other_cluster;
 mod port;
 mod recipes;
 mod supervisor;

@@ -1,8 +1,6 @@
 //! `rusty-raft cluster`: starts, tells, restarts, stops.
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -10,20 +8,8 @@ use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use crate::support::{
-    Members, Process, folder, free_ports, get, kill, program, put, until_serving,
+    Members, Process, cluster_command, folder, get, kill, program, put, until_serving,
 };
-
-/// A cluster of `count` on free ports with its data in `folder`; the first address.
-fn command(folder: &Path, count: u16) -> (Command, String) {
-    let port = free_ports(count);
-    let text = include_str!("../../../../cluster_config.ron")
-        .replace("raft_data/", folder.join("raft_data").to_str().unwrap())
-        .replace("heartbeat", &format!("port_range_start: {port}, heartbeat"));
-    fs::write(folder.join("cluster_config.ron"), text).unwrap();
-    let mut command = program();
-    command.arg("cluster").arg(folder.join("cluster_config.ron")).arg(count.to_string());
-    (command, format!("127.0.0.1:{port}"))
-}
 
 /// The process of a member, from the banner.
 fn pid(cluster: &mut Process, member: &str) -> u32 {
@@ -44,7 +30,7 @@ fn gone_within(process: &OwnedFd, seconds: i64) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_banner_tells_what_runs_and_who_leads() {
     let folder = folder();
-    let (command, first) = command(folder.path(), 3);
+    let (command, first) = cluster_command(folder.path(), 3);
     let mut cluster = Process::start(command);
     let leader = cluster.line_with("  leader  n");
     assert!(leader.contains("in term"), "{leader}");
@@ -70,7 +56,7 @@ async fn the_banner_tells_what_runs_and_who_leads() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_of_one_keeps_its_data_and_node_takes_over() {
     let folder = folder();
-    let (mut command, address) = command(folder.path(), 1);
+    let (mut command, address) = cluster_command(folder.path(), 1);
     for round in 0..2 {
         let mut cluster = Process::start(std::mem::replace(&mut command, program()));
         cluster.line_with("  leader  n0");
@@ -96,7 +82,7 @@ async fn a_cluster_of_one_keeps_its_data_and_node_takes_over() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_member_is_started_again() {
     let folder = folder();
-    let (command, first) = command(folder.path(), 3);
+    let (command, first) = cluster_command(folder.path(), 3);
     let mut cluster = Process::start(command);
     cluster.line_with("  leader  n");
     put(&first, "k", "v").await.unwrap();
@@ -110,7 +96,7 @@ async fn a_killed_member_is_started_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_restarts_a_killed_member_stays_down() {
     let folder = folder();
-    let (mut command, _) = command(folder.path(), 1);
+    let (mut command, _) = cluster_command(folder.path(), 1);
     command.arg("--no-restart");
     let mut cluster = Process::start(command);
     cluster.line_with("  leader  n0");
@@ -122,7 +108,7 @@ async fn without_restarts_a_killed_member_stays_down() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_do_not_outlive_a_supervisor_that_is_killed() {
     let folder = folder();
-    let (command, _) = command(folder.path(), 3);
+    let (command, _) = cluster_command(folder.path(), 3);
     let mut cluster = Process::start(command);
     cluster.line_with("  leader  n");
     let members: Vec<OwnedFd> =
@@ -136,11 +122,11 @@ async fn members_do_not_outlive_a_supervisor_that_is_killed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_stays_at_its_addresses() {
     let folder = folder();
-    let (command, first) = command(folder.path(), 1);
+    let (command, first) = cluster_command(folder.path(), 1);
     let mut cluster = Process::start(command);
     cluster.line_with("  leader  n0");
     let present = fs::read(folder.path().join("raft_data/config.ron")).unwrap();
-    let (mut other, _) = self::command(folder.path(), 1);
+    let (mut other, _) = cluster_command(folder.path(), 1);
     let output = other.output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{text}");

@@ -297,6 +297,25 @@ pub(crate) async fn range(address: &str, key: &str, end: &str) -> Result<RangeRe
     Ok(kv(address).range(request).await?.into_inner())
 }
 
+/// A cluster of `count` members in one process group on free ports with its data in `folder`/raft_data: the command, and
+/// the first member's address.
+pub(crate) fn cluster_command(folder: &Path, count: u16) -> (Command, String) {
+    let port = free_ports(count);
+    let text = include_str!("../../../../cluster_config.ron")
+        .replace("raft_data/", folder.join("raft_data").to_str().unwrap())
+        .replace("heartbeat", &format!("port_range_start: {port}, heartbeat"));
+    std::fs::write(folder.join("cluster_config.ron"), text).unwrap();
+    let mut command = program();
+    command.arg("cluster").arg(folder.join("cluster_config.ron")).arg(count.to_string());
+    (command, format!("127.0.0.1:{port}"))
+}
+
+/// Every file below `folder` with its content, to show that not a byte changed.
+pub(crate) fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let files = tree(folder).into_iter().map(|(path, _)| path).filter(|path| path.is_file());
+    files.map(|path| (path.clone(), std::fs::read(&path).unwrap())).collect()
+}
+
 /// Every path below `folder`, with lengths, to show that nothing changed.
 pub(crate) fn tree(folder: &Path) -> Vec<(PathBuf, u64)> {
     let mut found = Vec::new();

@@ -12,6 +12,7 @@ mod body;
 mod files;
 mod hard_state;
 mod identity;
+mod inspect;
 mod open;
 mod options;
 mod record;
@@ -23,8 +24,9 @@ mod store;
 mod tables;
 mod worker;
 
+pub use inspect::{Inspected, inspect};
 pub use options::{
-    DataState, Formed, FormedState, Identity, LatchError, LogOptions, LogStatus, Opened,
+    Belongs, DataState, Formed, FormedState, Identity, LatchError, LogOptions, LogStatus, Opened,
     RecoveryReport,
 };
 pub use store::Log;

@@ -24,7 +24,8 @@ use super::spares::{Spare, keeps};
 use super::store::Log;
 use super::tables::{START, StartCase, decide};
 use super::{
-    DataState, Formed, FormedState, Identity, LatchError, LogOptions, Opened, RecoveryReport,
+    Belongs, DataState, Formed, FormedState, Identity, LatchError, LogOptions, Opened,
+    RecoveryReport,
 };
 use crate::error::DataError;
 use crate::io::{Disk, DiskFile, OpenMode};
@@ -40,6 +41,20 @@ impl<D: Disk> Log<D> {
         dir: &Path,
         options: LogOptions,
         fresh: Identity,
+    ) -> Result<Opened<D>, DataError> {
+        Self::open_if(disk, dir, options, fresh, |_| Ok(()))
+    }
+
+    /// As [`open`](Self::open), unless `check` refuses what a directory of a cluster says of itself.
+    ///
+    /// # Errors
+    /// As those of `open`, and those of `check`: before anything is changed.
+    pub fn open_if(
+        disk: D,
+        dir: &Path,
+        options: LogOptions,
+        fresh: Identity,
+        check: impl FnOnce(&Belongs<'_>) -> Result<(), DataError>,
     ) -> Result<Opened<D>, DataError> {
         let refused =
             |action| move |source| DataError::Io { path: dir.to_path_buf(), action, source };
@@ -71,6 +86,15 @@ impl<D: Disk> Log<D> {
             }
             (_, None) | (None, _) => None,
         };
+        if let (Some(recovery), Some(identity)) = (&recovery, identity) {
+            check(&Belongs {
+                path: files.path("cluster"),
+                node: identity.node(),
+                formed: &recovery.formed,
+                formation: &found.formation.1,
+                memberships: recovery.memberships(),
+            })?;
+        }
         for name in names.iter().filter(|name| name.ends_with(".new")) {
             let path = files.path(name);
             files.remove(&path)?;
@@ -431,6 +455,15 @@ struct Recovery {
 }
 
 impl Recovery {
+    /// The configurations that are known, oldest first.
+    fn memberships(&self) -> Vec<Membership> {
+        let entries = self.replay.entries.iter().map(|(_, entry)| entry);
+        let later = entries.filter(|entry| entry.kind == EntryKind::Membership);
+        let later = later.filter_map(|entry| Membership::decode(&entry.payload));
+        let snapshot = self.snapshot.membership.clone();
+        std::iter::once(snapshot).chain(later.map(|(membership, _)| membership)).collect()
+    }
+
     fn read<D: Disk>(
         files: &Files<D>,
         identity: Identity,

@@ -67,6 +67,21 @@ impl Formed {
     }
 }
 
+/// What a directory of a cluster says of itself before anything in it is changed.
+#[derive(Debug)]
+pub struct Belongs<'a> {
+    /// The file that names the cluster.
+    pub path: PathBuf,
+    /// Whose directory it is.
+    pub node: NodeId,
+    /// Of which cluster.
+    pub formed: &'a Formed,
+    /// As [`Log::formation_state`](super::Log::formation_state).
+    pub formation: &'a Bytes,
+    /// The configurations known, the newest last; never empty.
+    pub memberships: Vec<Membership>,
+}
+
 /// An open data directory. Its lock is held by `log`.
 pub struct Opened<D: crate::io::Disk> {
     /// The only writer.

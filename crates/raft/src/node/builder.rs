@@ -1,11 +1,13 @@
 //! Settings of a node, checked before anything is touched.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::{ConfigError, MEMBERS_MAX, NodeId, StateMachine};
 
 use crate::error::NodeError;
+use crate::meters::Meters;
 use crate::node::formation_message::info_bytes_max;
 use crate::node::{MemberInfo, Node, task};
 use crate::transport::codec::FRAME_BYTES_MAX;
@@ -32,6 +34,12 @@ pub struct Settings {
     pub form_requires_all: bool,
     /// How long an unreachable configured member is waited for before a majority forms without it (3 s).
     pub formation_grace: Duration,
+    /// A damaged data directory of one of three or more members is renamed to `<name>.damaged`, and the member starts
+    /// empty and waits to be taken in anew (true). False, and with fewer members: it does not start.
+    pub rebuild_damaged: bool,
+    /// How long an empty node must have stood at the address of a member that is not heard of before the leader puts it
+    /// in that member's place (5 s); `None`: never, an administrator removes the one and adds the other.
+    pub readmit_after: Option<Duration>,
     /// Shortest election timeout (§5.2).
     pub election_timeout_min: Duration,
     /// Longest election timeout, inclusive.
@@ -76,6 +84,8 @@ pub struct Settings {
     /// ([`StateMachine::FEATURE_LEVEL`]). A lower one holds an upgrade of the cluster back: new commands are refused
     /// until it is raised.
     pub feature_level: Option<u16>,
+    /// Where the node counts what it measures: keep a clone to read it.
+    pub meters: Arc<Meters>,
 }
 
 impl Default for Settings {
@@ -89,6 +99,8 @@ impl Default for Settings {
             join: Vec::new(),
             form_requires_all: false,
             formation_grace: Duration::from_secs(3),
+            rebuild_damaged: true,
+            readmit_after: Some(Duration::from_secs(5)),
             election_timeout_min: Duration::from_millis(300),
             election_timeout_max: Duration::from_millis(500),
             heartbeat_interval: Duration::from_millis(100),
@@ -109,6 +121,7 @@ impl Default for Settings {
             cluster_secret: None,
             busy_poll: Duration::from_millis(1),
             feature_level: None,
+            meters: Arc::default(),
         }
     }
 }

@@ -352,8 +352,8 @@ impl Formation {
             Phase::Amnesic(format!(
                 "the data folder of {address} is empty, but cluster {cluster} knows this member with data \
                  ({known}): it was wiped, or another folder was mounted. It neither votes nor acknowledges, so \
-                 that nothing it once promised is broken. Restore the folder, or remove member {} from the \
-                 cluster and add this one anew",
+                 that nothing it once promised is broken. Restore the folder, or leave it: when the others are a \
+                 quorum, they remove member {} after a few seconds and take this one in as a new member",
                 known.member
             ))
         } else if founding.configured.contains(address) {

@@ -23,6 +23,7 @@ use crate::node::request::{Budget, Request, node_of};
 
 pub mod admin;
 mod applied;
+mod belonging;
 mod builder;
 mod busy_poll;
 pub mod checkpoint;
@@ -32,6 +33,7 @@ pub mod formation;
 pub mod formation_message;
 mod member_info;
 pub mod pending;
+mod rebuild;
 mod request;
 pub mod standing;
 mod status;
@@ -40,6 +42,7 @@ mod workers;
 
 pub use crate::entry_header;
 pub use crate::waiter::{ProposeWaiter, QueryWaiter};
+pub use belonging::check_inspected;
 pub use builder::{Builder, Settings};
 pub use member_info::MemberInfo;
 pub use request::{AdminWaiter, Permit, ReadWaiter, Request as NodeRequest, first_request};

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use raft_core::{Index, Membership, NodeId, Time};
 
-/// How often the others are asked again.
-const ASK_INTERVAL: Duration = Duration::from_millis(200);
+/// How often the others are asked again. An answer is lost when the peer cannot reach this node yet, and the whole
+/// cluster may wait for it.
+const ASK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What is known about the own standing.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -92,6 +93,11 @@ impl Gate {
             self.membership.members().map(|(node, _)| node).chain(connected).collect();
         known.remove(&self.node);
         known.into_iter().collect()
+    }
+
+    /// A connection from or to a peer exists: what was asked before went nowhere, or the answer did.
+    pub const fn ask_at_once(&mut self, now: Time) {
+        self.next_ask = now;
     }
 
     /// When [`ask`](Self::ask) wants to be called.
@@ -201,6 +207,18 @@ mod tests {
         let new = Membership::from_voters([(other, Bytes::new())]);
         gate.answer(other, 5, 5, Index(0), Index(11), &new);
         assert_eq!(*gate.verdict(), Verdict::Confirmed);
+    }
+
+    /// Three members that were killed together waited 200 ms each time for the second question.
+    #[test]
+    fn a_new_connection_is_asked_at_once() {
+        let mut gate = gate(3);
+        assert_eq!(gate.ask(Time::ZERO, std::iter::empty()).len(), 2);
+        let soon = Time::from_micros(1000);
+        assert_eq!(gate.ask(soon, std::iter::empty()), []);
+        gate.ask_at_once(soon);
+        assert_eq!(gate.deadline(), Some(soon));
+        assert_eq!(gate.ask(soon, std::iter::empty()).len(), 2);
     }
 
     #[test]

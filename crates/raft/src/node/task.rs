@@ -20,6 +20,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, Sleep};
+use tracing::info;
 
 use crate::apply::{ApplyCompletion, ApplyWorker};
 use crate::disk::StdDisk;
@@ -27,13 +28,14 @@ use crate::entry_header::HEADER_BYTES;
 use crate::error::{DataError, NodeError};
 use crate::io::Clock;
 use crate::log::snapshot::{SnapshotStore, SnapshotWorker};
-use crate::log::{DataState, Identity, Log, LogOptions, LogWorker, Opened};
+use crate::log::{Belongs, DataState, Identity, Log, LogOptions, LogWorker, Opened};
 use crate::node::applied::AppliedSignal;
+use crate::node::belonging;
 use crate::node::busy_poll::BusyPoll;
 use crate::node::driver::{Configurations, Driver, Input, Outputs, Start};
 use crate::node::request::{Budget, Request, first_request};
 use crate::node::workers::{Heard, Workers};
-use crate::node::{Ended, Node, Settings, Shared, Status};
+use crate::node::{Ended, Node, Settings, Shared, Status, rebuild};
 use crate::transport::{self, Credit, Event, Local, TcpNetwork, Transport};
 
 /// Inputs of one turn; the others wait for the next one.
@@ -97,19 +99,37 @@ struct Opening<S: StateMachine> {
     peer_epochs: Vec<(raft_core::NodeId, u64)>,
 }
 
-fn open<S: StateMachine>(machine: S, settings: &Settings) -> Result<Opening<S>, NodeError> {
-    let (random, incarnation) = fresh_numbers()?;
-    let mut rng = Rng::new(random);
+fn open_log(
+    settings: &Settings,
+    rng: &mut Rng,
+    incarnation: Incarnation,
+) -> Result<Opened<StdDisk>, NodeError> {
     let member = MemberId(rng.next_u64().max(1));
     let fresh = Identity { member, incarnation };
+    let check = |data: &Belongs<'_>| belonging::check(settings, data);
+    Log::open_if(StdDisk, &settings.data_dir, LogOptions::default(), fresh, check)
+        .map_err(NodeError::Data)
+}
+
+fn open<S: StateMachine>(machine: S, settings: &mut Settings) -> Result<Opening<S>, NodeError> {
+    let (random, incarnation) = fresh_numbers()?;
+    let mut rng = Rng::new(random);
+    let began = BootClock.now();
+    let Opened { log, state } = match open_log(settings, &mut rng, incarnation) {
+        Ok(opened) => opened,
+        Err(error) => {
+            rebuild::set_aside(settings, error)?;
+            open_log(settings, &mut rng, incarnation)?
+        }
+    };
+    rebuild::join_after(settings, &state);
     let dir = &settings.data_dir;
-    let Opened { log, state } =
-        Log::open(StdDisk, dir, LogOptions::default(), fresh).map_err(NodeError::Data)?;
     let store = SnapshotStore::open(StdDisk, dir).map_err(NodeError::Snapshot)?;
     let mut local =
         Local { epoch: log.epoch(), last_durable: log.status().last, ..Local::default() };
     let mut peer_epochs = Vec::new();
     let mut apply = None;
+    let read = BootClock.now();
     if let DataState::Formed(formed) = &state {
         local.cluster = Some(formed.formed.cluster);
         peer_epochs.extend(formed.peer_epochs.iter().map(|(node, epoch)| (*node, *epoch)));
@@ -126,6 +146,18 @@ fn open<S: StateMachine>(machine: S, settings: &Settings) -> Result<Opening<S>, 
         Some((snapshot, source)) => ApplyWorker::restored(machine, &snapshot, &source)?,
         None => ApplyWorker::new(machine),
     };
+    if let DataState::Formed(formed) = &state {
+        let restored = BootClock.now();
+        info!(
+            entries = formed.recovered.entries.len(),
+            segments = formed.report.segments,
+            unclean = formed.unclean,
+            log_ms = read.since(began).as_millis(),
+            snapshot = %formed.recovered.snapshot.last_included,
+            state_ms = restored.since(read).as_millis(),
+            "recovered"
+        );
+    }
     let start = Start { state, formation: log.formation_state(), epoch: log.epoch() };
     let driver = Driver::new(settings.clone(), start, rng.split(0), BootClock.now())?;
     let snapshots = SnapshotWorker::new(store, first_request(log.epoch()));
@@ -148,7 +180,7 @@ fn fresh_numbers() -> Result<(u64, Incarnation), NodeError> {
 
 fn raft_thread<S: StateMachine>(
     machine: S,
-    settings: Settings,
+    mut settings: Settings,
     started: oneshot::Sender<Result<Node<S>, NodeError>>,
     ended: watch::Receiver<Option<Ended>>,
 ) -> Result<(), NodeError> {
@@ -157,7 +189,7 @@ fn raft_thread<S: StateMachine>(
         drop(started.send(Err(error)));
         Ok(())
     };
-    let opening = match open(machine, &settings) {
+    let opening = match open(machine, &mut settings) {
         Ok(opening) => opening,
         Err(error) => return fail(started, error),
     };
@@ -346,6 +378,7 @@ async fn run<S: StateMachine>(
         address: settings.address.clone(),
         listen: (!settings.external_listener).then(|| settings.address.clone()),
         cluster_secret: settings.cluster_secret.clone(),
+        meters: Arc::clone(&settings.meters),
     };
     let (mut transport, mut network, events) =
         match Transport::start(transport_settings, local).await {
@@ -366,7 +399,7 @@ async fn run<S: StateMachine>(
         snapshots,
         &heard_sender,
         applied.clone(),
-        settings.busy_poll,
+        (settings.busy_poll, Arc::clone(&settings.meters)),
     ) {
         Ok(workers) => workers,
         Err(source) => {

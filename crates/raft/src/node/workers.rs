@@ -1,7 +1,8 @@
 //! The threads beside the raft thread: each runs one worker, fed by a channel, and answers through another one.
 
+use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use raft_core::StateMachine;
 use tokio::runtime::Runtime;
@@ -13,6 +14,7 @@ use crate::disk::StdDisk;
 use crate::error::NodeError;
 use crate::log::snapshot::SnapshotWorker;
 use crate::log::{LatchError, LogRequest, LogWorker};
+use crate::meters::Meters;
 use crate::node::applied::AppliedSignal;
 use crate::node::busy_poll::BusyPoll;
 use crate::node::driver::{Input, SnapshotJob, run_snapshot_job};
@@ -57,15 +59,16 @@ impl<S: StateMachine> Workers<S> {
         snapshots: SnapshotWorker<StdDisk>,
         heard: &UnboundedSender<Heard<S>>,
         applied: AppliedSignal,
-        busy_poll: Duration,
+        (busy_poll, meters): (Duration, Arc<Meters>),
     ) -> std::io::Result<Self> {
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let watchdog = |name| Watchdog { name, heard: heard.clone() };
         let idle = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let (log_requests, receiver) = unbounded_channel();
         let dog = watchdog("the log's thread");
-        let log_thread = thread("raft-log")
-            .spawn(move || log_thread(log, &idle, receiver, BusyPoll::new(busy_poll), &dog))?;
+        let log_thread = thread("raft-log").spawn(move || {
+            log_thread(log, &idle, receiver, BusyPoll::new(busy_poll), (&dog, &meters))
+        })?;
         let (apply_requests, receiver) = unbounded_channel();
         let dog = watchdog("the apply thread");
         let apply_thread =
@@ -123,7 +126,7 @@ fn log_thread<S: StateMachine>(
     idle: &Runtime,
     mut requests: UnboundedReceiver<LogRequest>,
     mut poll: BusyPoll,
-    dog: &Watchdog<S>,
+    (dog, meters): (&Watchdog<S>, &Meters),
 ) -> Result<(), LatchError> {
     let mut sealed = true;
     loop {
@@ -153,7 +156,13 @@ fn log_thread<S: StateMachine>(
             // What is durable is told before old entries are read.
             let fetch = batch.iter().skip(1).position(|it| matches!(it, LogRequest::Fetch(_)));
             let later = batch.split_off(fetch.map_or(batch.len(), |nth| nth + 1));
-            deliver_log(worker.handle(batch), &worker, dog);
+            let writes = batch.iter().any(|it| matches!(it, LogRequest::Write(_)));
+            let begun = Instant::now();
+            let completions = worker.handle(batch);
+            if writes {
+                meters.log_writes.observe(begun.elapsed());
+            }
+            deliver_log(completions, &worker, dog);
             batch = later;
         }
         deliver_log(worker.housekeep(), &worker, dog);

@@ -4,10 +4,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use raft_core::NodeId;
+use raft_core::{Message, NodeId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, watch};
@@ -255,6 +256,7 @@ async fn receive(
 /// Hands messages to the driver until the connection ends.
 async fn messages(hub: &Hub, node: NodeId, stream: Stream, reader: &mut FrameReader) {
     let inflight = Rc::new(Inflight::default());
+    let meters = hub.settings.meters.peer(node);
     loop {
         inflight.below(INBOUND_BYTES_MAX).await;
         let error = match reader.next().await {
@@ -270,6 +272,11 @@ async fn messages(hub: &Hub, node: NodeId, stream: Stream, reader: &mut FrameRea
                 }
                 Ok(Some((epoch, message))) => {
                     hub.count(|stats| stats.received += 1);
+                    let bytes = u64::try_from(frame.len()).unwrap_or(0);
+                    meters.received_bytes.fetch_add(bytes, Ordering::Relaxed);
+                    if let PeerMessage::Raft(Message::HeartbeatReply(reply)) = &message {
+                        meters.heartbeat_answered(reply.round, hub.now());
+                    }
                     let credit = inflight.charge(frame.len());
                     hub.report(Event::Message { from: node, stream, epoch, message, credit });
                     continue;

@@ -4,17 +4,21 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::{Buf as _, BytesMut};
-use raft_core::{ClusterId, EntryId, LogIdentity, Membership, NodeId, Rng};
+use raft_core::{ClusterId, EntryId, LogIdentity, Membership, Message, NodeId, Rng, Time};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::time::Instant;
 
 use super::codec::{self, Sender};
 use super::handshake::{Facts, PROTOCOL_MAX, PROTOCOL_MIN};
 use super::{BULK_QUEUE_BYTES_MAX, CONTROL_QUEUE_BYTES_MAX, Event, Local, Settings};
 use crate::io::{Network, Stream};
 use crate::message::{Hello, PeerMessage};
+use crate::meters::PeerMeters;
 
 /// Orders to close connections that a connection may not have heard yet; one that missed some closes as well.
 const CLOSED_MAX: usize = 16;
@@ -54,6 +58,7 @@ pub(super) struct Hub {
     events: mpsc::UnboundedSender<Event>,
     stats: Cell<Stats>,
     rng: RefCell<Rng>,
+    begun: Instant,
 }
 
 impl Hub {
@@ -79,6 +84,7 @@ impl Hub {
             closed: broadcast::channel(CLOSED_MAX).0,
             events,
             stats: Cell::default(),
+            begun: Instant::now(),
             rng: RefCell::new(Rng::new(seed)),
         }
     }
@@ -92,6 +98,11 @@ impl Hub {
         let mut stats = self.stats.get();
         change(&mut stats);
         self.stats.set(stats);
+    }
+
+    /// Time for measuring.
+    pub(super) fn now(&self) -> Time {
+        Time::ZERO.after(self.begun.elapsed())
     }
 
     pub(super) fn stats(&self) -> Stats {
@@ -190,13 +201,19 @@ pub(super) struct Outbox {
     to: (NodeId, Stream),
     /// The connection.
     stream: Rc<OwnedWriteHalf>,
+    meters: Arc<PeerMeters>,
 }
 
 /// A write buffer that grew beyond this is given back to the allocator.
 const BUFFER_KEEP_BYTES: usize = 1 << 20;
 
 impl Outbox {
-    pub(super) fn new(node: NodeId, stream: Stream, connection: Rc<OwnedWriteHalf>) -> Self {
+    pub(super) fn new(
+        hub: &Hub,
+        node: NodeId,
+        stream: Stream,
+        connection: Rc<OwnedWriteHalf>,
+    ) -> Self {
         let bytes_max = match stream {
             Stream::Control => CONTROL_QUEUE_BYTES_MAX,
             Stream::Bulk => BULK_QUEUE_BYTES_MAX,
@@ -209,6 +226,7 @@ impl Outbox {
             wake: Notify::new(),
             to: (node, stream),
             stream: connection,
+            meters: hub.settings.meters.peer(node),
         }
     }
 
@@ -216,6 +234,7 @@ impl Outbox {
         let (node, stream) = self.to;
         if self.overflowed.get() {
             hub.count(|stats| stats.dropped_overflow += 1);
+            self.meters.sent_failures.fetch_add(1, Ordering::Relaxed);
             return;
         }
         let mut frames = self.frames.borrow_mut();
@@ -235,10 +254,16 @@ impl Outbox {
             frames.truncate(before);
             self.overflowed.set(true);
             hub.count(|stats| stats.dropped_overflow += 1);
+            self.meters.sent_failures.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(peer = %node, %stream, bytes = waiting, "queue full: the peer is too slow");
             hub.report(Event::Disconnected { node, stream, hint: false });
         } else {
             hub.count(|stats| stats.sent += 1);
+            let bytes = u64::try_from(frames.len() - before).unwrap_or(0);
+            self.meters.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
+            if let PeerMessage::Raft(Message::Heartbeat(heartbeat)) = message {
+                self.meters.heartbeat_left(heartbeat.round, hub.now());
+            }
         }
         self.wake.notify_one();
     }

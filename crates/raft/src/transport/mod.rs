@@ -24,12 +24,14 @@ mod tests;
 mod wire;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::{ClusterId, EntryId, GroupId, NodeId};
 
 use crate::io::Stream;
 use crate::message::{Hello, PeerMessage};
+use crate::meters::Meters;
 
 pub use handshake::{Facts, Refused, RefusedReason, Secret};
 pub use hub::{Credit, Stats, TcpNetwork};
@@ -74,6 +76,8 @@ pub struct Settings {
     pub listen: Option<String>,
     /// Known to all members: with it both ends of a connection prove that they know it.
     pub cluster_secret: Option<Secret>,
+    /// Where traffic is counted.
+    pub meters: Arc<Meters>,
 }
 
 /// What the node says of itself in every handshake and frame, as it is at the start. [`TcpNetwork`] has

@@ -249,7 +249,7 @@ impl Link {
         let node = established.hello.node;
         let (read, write) = tcp.into_split();
         let write = Rc::new(write);
-        let outbox = Rc::new(Outbox::new(node, stream, Rc::clone(&write)));
+        let outbox = Rc::new(Outbox::new(&self.hub, node, stream, Rc::clone(&write)));
         let (reader, writer) = (FrameReader::new(read, input), Writer::new(write));
         if !self.hub.open_route(node, stream, &outbox) {
             // Two addresses lead to one node; the first has it.

@@ -4,6 +4,7 @@
 //! different versions of etcd look for.
 
 mod json;
+mod socket;
 mod streams;
 
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use axum::extract::{DefaultBodyLimit, Request as HttpRequest, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response as HttpResponse};
-use axum::routing::{MethodRouter, post};
+use axum::routing::{MethodRouter, get, post};
 use prost::Message;
 use serde_json::json;
 use tonic::codegen::BoxFuture;
@@ -23,6 +24,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::http::method_not_allowed;
 use super::{Etcd, MESSAGE_ROOM_BYTES};
+use crate::proto::etcdserverpb::auth_server::Auth;
 use crate::proto::etcdserverpb::cluster_server::Cluster;
 use crate::proto::etcdserverpb::kv_server::Kv;
 use crate::proto::etcdserverpb::lease_server::Lease;
@@ -59,6 +61,7 @@ fn routes() -> Router<Arc<Etcd>> {
         || unary!("LeaseTimeToLiveRequest", "LeaseTimeToLiveResponse", Lease::lease_time_to_live);
     let leases = || unary!("LeaseLeasesRequest", "LeaseLeasesResponse", Lease::lease_leases);
     Router::new()
+        .nest("/auth", auth_routes())
         .route("/kv/range", unary!("RangeRequest", "RangeResponse", Kv::range))
         .route("/kv/put", unary!("PutRequest", "PutResponse", Kv::put))
         .route(
@@ -67,7 +70,7 @@ fn routes() -> Router<Arc<Etcd>> {
         )
         .route("/kv/txn", unary!("TxnRequest", "TxnResponse", Kv::txn))
         .route("/kv/compaction", unary!("CompactionRequest", "CompactionResponse", Kv::compact))
-        .route("/watch", post(streams::watch).fallback(method_not_allowed))
+        .route("/watch", get(socket::watch).post(streams::watch).fallback(method_not_allowed))
         .route(
             "/lease/grant",
             unary!("LeaseGrantRequest", "LeaseGrantResponse", Lease::lease_grant),
@@ -134,6 +137,68 @@ fn routes() -> Router<Arc<Etcd>> {
         .route("/election/leader", unary!("LeaderRequest", "LeaderResponse", Election::leader))
         .route("/election/observe", post(streams::observe).fallback(method_not_allowed))
         .route("/election/resign", unary!("ResignRequest", "ResignResponse", Election::resign))
+}
+
+/// Below `/auth`.
+fn auth_routes() -> Router<Arc<Etcd>> {
+    Router::new()
+        .route("/enable", unary!("AuthEnableRequest", "AuthEnableResponse", Auth::auth_enable))
+        .route("/disable", unary!("AuthDisableRequest", "AuthDisableResponse", Auth::auth_disable))
+        .route("/status", unary!("AuthStatusRequest", "AuthStatusResponse", Auth::auth_status))
+        .route(
+            "/authenticate",
+            unary!("AuthenticateRequest", "AuthenticateResponse", Auth::authenticate),
+        )
+        .route("/user/add", unary!("AuthUserAddRequest", "AuthUserAddResponse", Auth::user_add))
+        .route("/user/get", unary!("AuthUserGetRequest", "AuthUserGetResponse", Auth::user_get))
+        .route("/user/list", unary!("AuthUserListRequest", "AuthUserListResponse", Auth::user_list))
+        .route(
+            "/user/delete",
+            unary!("AuthUserDeleteRequest", "AuthUserDeleteResponse", Auth::user_delete),
+        )
+        .route(
+            "/user/changepw",
+            unary!(
+                "AuthUserChangePasswordRequest",
+                "AuthUserChangePasswordResponse",
+                Auth::user_change_password
+            ),
+        )
+        .route(
+            "/user/grant",
+            unary!("AuthUserGrantRoleRequest", "AuthUserGrantRoleResponse", Auth::user_grant_role),
+        )
+        .route(
+            "/user/revoke",
+            unary!(
+                "AuthUserRevokeRoleRequest",
+                "AuthUserRevokeRoleResponse",
+                Auth::user_revoke_role
+            ),
+        )
+        .route("/role/add", unary!("AuthRoleAddRequest", "AuthRoleAddResponse", Auth::role_add))
+        .route("/role/get", unary!("AuthRoleGetRequest", "AuthRoleGetResponse", Auth::role_get))
+        .route("/role/list", unary!("AuthRoleListRequest", "AuthRoleListResponse", Auth::role_list))
+        .route(
+            "/role/delete",
+            unary!("AuthRoleDeleteRequest", "AuthRoleDeleteResponse", Auth::role_delete),
+        )
+        .route(
+            "/role/grant",
+            unary!(
+                "AuthRoleGrantPermissionRequest",
+                "AuthRoleGrantPermissionResponse",
+                Auth::role_grant_permission
+            ),
+        )
+        .route(
+            "/role/revoke",
+            unary!(
+                "AuthRoleRevokePermissionRequest",
+                "AuthRoleRevokePermissionResponse",
+                Auth::role_revoke_permission
+            ),
+        )
 }
 
 /// One of the services' functions.

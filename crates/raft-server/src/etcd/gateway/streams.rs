@@ -22,10 +22,10 @@ use crate::etcd::{Etcd, MESSAGE_ROOM_BYTES};
 use crate::proto::v3electionpb::election_server::Election;
 
 /// Requests that were read and wait.
-const REQUESTS_MAX: usize = 16;
+pub(super) const REQUESTS_MAX: usize = 16;
 
 /// One line.
-fn line(name: &str, message: &[u8]) -> String {
+pub(super) fn line(name: &str, message: &[u8]) -> String {
     match json::encode_encoded(name, message) {
         Ok(text) => format!("{{\"result\":{text}}}\n"),
         Err(status) => error_line(&status),
@@ -33,7 +33,7 @@ fn line(name: &str, message: &[u8]) -> String {
 }
 
 /// The last line of a stream that broke.
-fn error_line(status: &Status) -> String {
+pub(super) fn error_line(status: &Status) -> String {
     let http = http_status(status.code());
     let error = json!({"error": {
         "grpc_code": i32::from(status.code()),
@@ -53,8 +53,8 @@ pub(super) async fn keep_alive(
     let answer = async {
         let request: LeaseKeepAliveRequest = json::decode("LeaseKeepAliveRequest", &body)?;
         let request = with_metadata(&headers, request);
-        etcd.check_voter(&request)?;
-        let response = etcd.keep_alive_once(request.into_inner().id).await?;
+        let (request, mut admission) = etcd.admit(request).await?;
+        let response = etcd.keep_alive_once(&mut admission, request.id).await?;
         Ok(response.encode_to_vec())
     };
     match answer.await {

@@ -11,17 +11,19 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::time::Duration;
 
+use raft_kv::auth::Access;
 use raft_kv::proto::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
     LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseStatus,
     LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
-use raft_kv::{Answer, Command, KvError, Query, check_lease_grant};
+use raft_kv::{Answer, Command, KvError, Query};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
+use super::auth::Admission;
 use super::kv::mismatch;
 use super::{Etcd, errors};
 use crate::proto::etcdserverpb::lease_server::Lease;
@@ -41,8 +43,11 @@ impl Etcd {
         self.renewals.renew(id).await
     }
 
-    async fn grant(&self, mut request: LeaseGrantRequest) -> Result<LeaseGrantResponse, Status> {
-        check_lease_grant(&request).map_err(errors::of_kv)?;
+    async fn grant(
+        &self,
+        admission: &Admission,
+        mut request: LeaseGrantRequest,
+    ) -> Result<LeaseGrantResponse, Status> {
         request.ttl = request.ttl.max(self.lease_ttl_min());
         let choose = request.id == 0;
         let asked = Instant::now();
@@ -50,7 +55,7 @@ impl Etcd {
             if choose {
                 request.id = random_id();
             }
-            match self.propose_raw(Command::lease_grant(request)).await? {
+            match self.propose_raw(admission, Command::lease_grant(request)).await? {
                 Ok(raft_kv::Response::LeaseGrant(response)) => break response,
                 Ok(_) => return Err(mismatch()),
                 // Somebody has the number that we drew.
@@ -70,10 +75,11 @@ impl Etcd {
     async fn keep_alive(
         &self,
         mut requests: Streaming<LeaseKeepAliveRequest>,
+        mut admission: Admission,
         answers: &mpsc::Sender<Result<LeaseKeepAliveResponse, Status>>,
     ) -> Result<(), Status> {
         while let Some(request) = requests.message().await? {
-            let answer = self.keep_alive_once(request.id).await?;
+            let answer = self.keep_alive_once(&mut admission, request.id).await?;
             if answers.send(Ok(answer)).await.is_err() {
                 break;
             }
@@ -82,7 +88,16 @@ impl Etcd {
     }
 
     /// Renews a lease, and answers.
-    pub(super) async fn keep_alive_once(&self, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
+    pub(super) async fn keep_alive_once(
+        &self,
+        admission: &mut Admission,
+        id: i64,
+    ) -> Result<LeaseKeepAliveResponse, Status> {
+        self.admit_more(admission, &Access::LeaseRenew(id)).await?;
+        if admission.caller().is_some() {
+            // Renewals go through the log in batches, in nobody's name: the store decides before.
+            self.ask(admission, Query::MayRenew(id)).await?;
+        }
         // As in etcd, before renewing: a lease may end right after it, and the header must not be newer.
         let header = Some(self.header(self.reader.revision()));
         let ttl = self.renew(id).await?;
@@ -107,17 +122,19 @@ impl Lease for Etcd {
         &self,
         request: Request<LeaseGrantRequest>,
     ) -> Result<Response<LeaseGrantResponse>, Status> {
-        self.check_voter(&request)?;
-        self.grant(request.into_inner()).await.map(Response::new)
+        let (request, admission) = self.admit(request).await?;
+        self.grant(&admission, request).await.map(Response::new)
     }
 
     async fn lease_revoke(
         &self,
         request: Request<LeaseRevokeRequest>,
     ) -> Result<Response<LeaseRevokeResponse>, Status> {
-        self.check_voter(&request)?;
-        let command = Command::lease_revoke(request.into_inner());
-        let raft_kv::Response::LeaseRevoke(mut response) = self.propose(command).await? else {
+        let (request, admission) = self.admit(request).await?;
+        let command = Command::lease_revoke(request);
+        let raft_kv::Response::LeaseRevoke(mut response) =
+            self.propose(&admission, command).await?
+        else {
             return Err(mismatch());
         };
         self.complete(&mut response.header);
@@ -130,14 +147,14 @@ impl Lease for Etcd {
         &self,
         request: Request<Streaming<LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
-        self.check_voter(&request)?;
         let cut = self.cut(&request);
+        let (requests, admission) = self.admit_stream(request)?;
         let (answers, stream) = mpsc::channel(ANSWERS_MAX);
         let etcd = self.itself();
         // Ends with the client's stream, or with the node.
         tokio::spawn(async move {
             let failed = tokio::select! {
-                ended = etcd.keep_alive(request.into_inner(), &answers) => ended.err(),
+                ended = etcd.keep_alive(requests, admission, &answers) => ended.err(),
                 status = cut => Some(status),
                 () = answers.closed() => None,
             };
@@ -153,9 +170,8 @@ impl Lease for Etcd {
         &self,
         request: Request<LeaseTimeToLiveRequest>,
     ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
-        self.check_voter(&request)?;
-        let LeaseTimeToLiveRequest { id, keys } = request.into_inner();
-        let Answer::Lease(found) = self.ask(Query::Lease { id, keys }).await? else {
+        let (LeaseTimeToLiveRequest { id, keys }, admission) = self.admit(request).await?;
+        let Answer::Lease(found) = self.ask(&admission, Query::Lease { id, keys }).await? else {
             return Err(mismatch());
         };
         let mut response = LeaseTimeToLiveResponse {
@@ -177,8 +193,8 @@ impl Lease for Etcd {
         &self,
         request: Request<LeaseLeasesRequest>,
     ) -> Result<Response<LeaseLeasesResponse>, Status> {
-        self.check_voter(&request)?;
-        let Answer::Leases(ids) = self.ask(Query::Leases).await? else {
+        let (LeaseLeasesRequest {}, admission) = self.admit(request).await?;
+        let Answer::Leases(ids) = self.ask(&admission, Query::Leases).await? else {
             return Err(mismatch());
         };
         let leases = ids.into_iter().map(|id| LeaseStatus { id }).collect();

@@ -89,7 +89,7 @@ impl Election for Etcd {
         &self,
         request: Request<CampaignRequest>,
     ) -> Result<Response<CampaignResponse>, Status> {
-        let (caller, CampaignRequest { name, lease, value }) = Caller::of(self, request);
+        let (caller, CampaignRequest { name, lease, value }) = Caller::of(self, request).await?;
         let prefix = [&name[..], b"/"].concat();
         let lease = caller.lease(lease).await?;
         let place = caller.enqueue(&prefix, lease, value.clone()).await?;
@@ -110,7 +110,7 @@ impl Election for Etcd {
         &self,
         request: Request<ProclaimRequest>,
     ) -> Result<Response<ProclaimResponse>, Status> {
-        let (caller, ProclaimRequest { leader, value }) = Caller::of(self, request);
+        let (caller, ProclaimRequest { leader, value }) = Caller::of(self, request).await?;
         let leader = leader.ok_or_else(|| Status::unknown(MISSING_LEADER))?;
         caller.proclaim(leader, value).await.map(Response::new)
     }
@@ -119,7 +119,7 @@ impl Election for Etcd {
         &self,
         request: Request<LeaderRequest>,
     ) -> Result<Response<LeaderResponse>, Status> {
-        let (caller, LeaderRequest { name }) = Caller::of(self, request);
+        let (caller, LeaderRequest { name }) = Caller::of(self, request).await?;
         let first = caller.first(&[&name[..], b"/"].concat()).await?;
         let kv = first.kvs.into_iter().next().ok_or_else(|| Status::unknown(NO_LEADER))?;
         Ok(Response::new(LeaderResponse { header: first.header, kv: Some(kv) }))
@@ -131,8 +131,7 @@ impl Election for Etcd {
         &self,
         request: Request<LeaderRequest>,
     ) -> Result<Response<Self::ObserveStream>, Status> {
-        self.check_voter(&request)?;
-        let (caller, LeaderRequest { name }) = Caller::of(self, request);
+        let (caller, LeaderRequest { name }) = Caller::of(self, request).await?;
         let (answers, stream) = mpsc::channel(ANNOUNCEMENTS_MAX);
         // Ends with the client's stream, or with the node.
         tokio::spawn(async move {
@@ -153,7 +152,7 @@ impl Election for Etcd {
         &self,
         request: Request<ResignRequest>,
     ) -> Result<Response<ResignResponse>, Status> {
-        let (caller, ResignRequest { leader }) = Caller::of(self, request);
+        let (caller, ResignRequest { leader }) = Caller::of(self, request).await?;
         let leader = leader.ok_or_else(|| Status::unknown(MISSING_LEADER))?;
         let answer = caller.leave(&leader.key, leader.rev).await?;
         Ok(Response::new(ResignResponse { header: answer.header }))

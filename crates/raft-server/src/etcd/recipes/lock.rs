@@ -15,7 +15,7 @@ const EXPIRED: &str = "mutex: session is expired";
 #[async_trait]
 impl Lock for Etcd {
     async fn lock(&self, request: Request<LockRequest>) -> Result<Response<LockResponse>, Status> {
-        let (caller, LockRequest { name, lease }) = Caller::of(self, request);
+        let (caller, LockRequest { name, lease }) = Caller::of(self, request).await?;
         let prefix = [&name[..], b"/"].concat();
         let lease = caller.lease(lease).await?;
         let place = caller.enqueue(&prefix, lease, bytes::Bytes::new()).await?;
@@ -41,7 +41,7 @@ impl Lock for Etcd {
         &self,
         request: Request<UnlockRequest>,
     ) -> Result<Response<UnlockResponse>, Status> {
-        let (caller, UnlockRequest { key }) = Caller::of(self, request);
+        let (caller, UnlockRequest { key }) = Caller::of(self, request).await?;
         let delete = DeleteRangeRequest { key, ..DeleteRangeRequest::default() };
         let answer = Kv::delete_range(self, caller.request(delete)).await?.into_inner();
         Ok(Response::new(UnlockResponse { header: answer.header }))

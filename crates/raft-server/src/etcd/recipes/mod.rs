@@ -27,6 +27,7 @@ use tokio_stream::StreamExt as _;
 use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Request, Response, Status};
 
+use super::auth::Governed;
 use super::watch::Answers;
 use super::{Etcd, errors};
 use crate::proto::etcdserverpb::kv_server::Kv;
@@ -54,10 +55,12 @@ struct Place {
 }
 
 impl Caller {
-    /// Takes a request apart.
-    fn of<T>(etcd: &Etcd, request: Request<T>) -> (Self, T) {
+    /// Lets a request in and takes it apart.
+    async fn of<T: Governed>(etcd: &Etcd, request: Request<T>) -> Result<(Self, T), Status> {
+        etcd.inspect(&request).await?;
+        #[expect(clippy::disallowed_methods, reason = "it was let in just now")]
         let (metadata, extensions, message) = request.into_parts();
-        (Self { etcd: etcd.itself(), metadata, extensions }, message)
+        Ok((Self { etcd: etcd.itself(), metadata, extensions }, message))
     }
 
     fn request<T>(&self, message: T) -> Request<T> {

@@ -18,16 +18,19 @@ use axum::extract::{Request as HttpRequest, State};
 use axum::response::Response as HttpResponse;
 use bytes::{Bytes, BytesMut};
 use raft_kv::Publications;
+use raft_kv::auth::Access;
 use raft_kv::proto::etcdserverpb::WatchRequest;
 use raft_kv::watch::{Deliveries, Frame, Hub, HubRequest, StreamLimits, WatchStream, mailbox};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_stream::Stream;
+use tokio_stream::wrappers::WatchStream as EpochStream;
 use tonic::codegen::BoxFuture;
 use tonic::server::{Grpc, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
 
 use self::codec::WatchCodec;
+use super::auth::Admission;
 use super::{Etcd, MESSAGE_ROOM_BYTES, errors};
 
 /// What a stream takes in before others get their turn.
@@ -83,6 +86,7 @@ impl StreamingService<WatchRequest> for Service {
 
     fn call(&mut self, request: Request<Streaming<WatchRequest>>) -> Self::Future {
         let etcd = Arc::clone(&self.0);
+        #[expect(clippy::disallowed_methods, reason = "as it is, in a box")]
         let request = request.map(|requests| -> Requests { Box::pin(requests) });
         Box::pin(async move { etcd.watch(request).map(Response::new) })
     }
@@ -94,8 +98,8 @@ pub(super) type Requests = Pin<Box<dyn Stream<Item = Result<WatchRequest, Status
 impl Etcd {
     /// Begins a stream.
     pub(super) fn watch(self: Arc<Self>, request: Request<Requests>) -> Result<Answers, Status> {
-        self.check_voter(&request)?;
         let cut = Box::pin(self.cut(&request));
+        let (requests, admission) = self.admit_stream(request)?;
         let number = self.next_stream();
         let (mailbox, deliveries) = mailbox();
         let limits = StreamLimits {
@@ -110,12 +114,16 @@ impl Etcd {
         let answers = Answers {
             number,
             stream: WatchStream::new(number, self.reader.clone(), limits),
-            requests: Some(request.into_inner()),
+            requests: Some(requests),
             deliveries,
             ticks,
             cut,
             ended: false,
             deliveries_first: false,
+            epoch: self.auth.epoch(),
+            auth_changes: EpochStream::from_changes(self.auth.changes()),
+            admission,
+            client: None,
             etcd: self,
         };
         answers.ask_hub(HubRequest::Open { stream: number, mailbox });
@@ -135,6 +143,14 @@ pub(super) struct Answers {
     /// Why the stream is to end from this side.
     cut: Pin<Box<dyn Future<Output = Status> + Send>>,
     ended: bool,
+    /// What the client shows of itself.
+    admission: Admission,
+    /// Who it proved to be, and for which [`User::since`](raft_kv::auth::User::since).
+    client: Option<(String, u64)>,
+    /// The users and permissions under which everything that is being told was decided about.
+    epoch: u64,
+    /// Wakes the stream when there are others.
+    auth_changes: EpochStream<u64>,
     /// Requests and deliveries take turns.
     deliveries_first: bool,
 }
@@ -154,6 +170,9 @@ impl Answers {
         if stepped {
             return Ok(true);
         }
+        if let Poll::Ready(Some(_)) = Pin::new(&mut self.auth_changes).poll_next(context) {
+            return Ok(true);
+        }
         if self.ticks.poll_tick(context).is_ready() {
             self.stream.tick();
             return Ok(true);
@@ -167,7 +186,17 @@ impl Answers {
     fn step_request(&mut self, context: &mut Context<'_>) -> Result<bool, Status> {
         let Some(requests) = &mut self.requests else { return Ok(false) };
         match requests.as_mut().poll_next(context) {
-            Poll::Ready(Some(request)) => self.stream.handle(request?),
+            Poll::Ready(Some(request)) => {
+                let request = request?;
+                let (etcd, admission, client) = (&self.etcd, &mut self.admission, &mut self.client);
+                self.stream.handle_if(request, |create| {
+                    etcd.auth.decide(admission, &Access::WatchCreate(create))?;
+                    if admission.caller().is_some() {
+                        *client = etcd.auth.client(admission, &etcd.auth.state())?;
+                    }
+                    Ok(())
+                });
+            }
             Poll::Ready(None) => self.requests = None,
             Poll::Pending => return Ok(false),
         }
@@ -182,6 +211,23 @@ impl Answers {
             Poll::Pending => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// Takes back what the client may not watch any more. Whatever was read after a change of permissions is told
+    /// after this has seen the change: the store publishes permissions before the keys.
+    fn check_permissions(&mut self) {
+        let epoch = self.etcd.auth.epoch();
+        if epoch == self.epoch {
+            return;
+        }
+        let state = self.etcd.auth.state();
+        self.epoch = epoch;
+        if self.client.is_none() {
+            // It may have begun before authentication was enabled, with or without something to show.
+            self.client = self.etcd.auth.client(&self.admission, &state).unwrap_or(None);
+        }
+        let client = self.client.as_ref().map(|(user, since)| (user.as_str(), *since));
+        self.stream.check_again(&state, client);
     }
 
     fn encode(&self, frame: &Frame) -> Bytes {
@@ -200,6 +246,7 @@ impl Stream for Answers {
             return Poll::Ready(None);
         }
         for _ in 0..STEPS_MAX {
+            this.check_permissions();
             for request in this.stream.take_requests() {
                 this.ask_hub(request);
             }

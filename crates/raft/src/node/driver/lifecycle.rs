@@ -99,6 +99,7 @@ impl<S: StateMachine> Driver<S> {
                 for node in self.connected.keys() {
                     raft.peer_connected(now, *node);
                 }
+                raft.seek_leader(now);
                 self.begin_running(raft, founding, EntryId::ZERO);
                 self.phase = Phase::Active;
             }
@@ -147,6 +148,7 @@ impl<S: StateMachine> Driver<S> {
                 self.phase = Phase::Active;
                 if let Some(raft) = &mut self.raft {
                     raft.set_standing(now, Standing::Full);
+                    raft.seek_leader(now);
                     if let Some(arrived) = self.arrived.take() {
                         raft.step(now, arrived);
                     }

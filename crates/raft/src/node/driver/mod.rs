@@ -16,7 +16,7 @@ use raft_core::{
 use tracing::{debug, error, info, trace, warn};
 
 use crate::apply::ApplyRequest;
-use crate::error::NodeError;
+use crate::error::{DataError, NodeError};
 use crate::io::{Network, Stream};
 use crate::log::snapshot::SnapshotRequest;
 use crate::log::{DataState, LogCompletion};
@@ -33,6 +33,7 @@ use crate::node::standing::Gate;
 use crate::node::status::{Phase, Status};
 use crate::transport::{PeerAddress, Refused, RefusedReason};
 
+mod admission;
 mod forwards;
 mod lifecycle;
 mod peers;
@@ -131,8 +132,12 @@ pub struct Driver<S: StateMachine> {
     /// The configured list is not the membership that this node knew at its start: whether it is the present one,
     /// the cluster tells.
     doubtful_list: Option<view::DoubtfulList>,
+    /// Configured addresses whose members say that they belong to another cluster, and in which words.
+    strangers: BTreeMap<String, String>,
     /// When a removed node was told so last.
     removed_told: BTreeMap<NodeId, Time>,
+    /// Empty nodes at the addresses of members that are not heard of, by those members.
+    stand_ins: BTreeMap<NodeId, admission::StandIn>,
     /// The own address is not as committed; announced last at this time.
     announced: Option<Time>,
     stopping: Option<Stopping>,
@@ -212,7 +217,9 @@ impl<S: StateMachine> Driver<S> {
             not_leader: None,
             forwards: forwards::Forwards::default(),
             doubtful_list: None,
+            strangers: BTreeMap::new(),
             removed_told: BTreeMap::new(),
+            stand_ins: BTreeMap::new(),
             announced: None,
             stopping: None,
             ended: false,
@@ -277,6 +284,9 @@ impl<S: StateMachine> Driver<S> {
             }
             Input::Accepted(hello) => {
                 self.note_epoch(hello.node, hello.epoch);
+                if let Some(gate) = &mut self.gate {
+                    gate.ask_at_once(now);
+                }
                 // Of two nodes of which one is empty each must be able to answer the other.
                 let strangers = hello.cluster.is_none() || self.formation.is_some();
                 // A member that has moved is answered at its new address, or it could never announce that. One that was
@@ -326,12 +336,17 @@ impl<S: StateMachine> Driver<S> {
     fn on_connected(&mut self, now: Time, hello: &Hello, address: String) {
         self.note_epoch(hello.node, hello.epoch);
         debug!(peer = %hello.node, address, "connected");
+        self.strangers.remove(&address);
         if let Some(formation) = &mut self.formation {
             formation.connected(now, hello.node, &address);
         }
         if let Some(raft) = &mut self.raft {
             raft.peer_connected(now, hello.node);
         }
+        if let Some(gate) = &mut self.gate {
+            gate.ask_at_once(now);
+        }
+        self.stand_ins.remove(&hello.node);
         self.connected.insert(hello.node, address);
         self.connections_changed();
     }
@@ -354,6 +369,7 @@ impl<S: StateMachine> Driver<S> {
         if let Some(raft) = &mut self.raft {
             raft.peer_disconnected(now, node, hint);
         }
+        self.stand_ins.retain(|_, stand_in| stand_in.node != node);
         self.connected.remove(&node);
         self.admins.forget_empty(node);
         self.connections_changed();
@@ -373,8 +389,26 @@ impl<S: StateMachine> Driver<S> {
                 "{address} knows this member with another data folder ({refused}): the folder was wiped or \
                  replaced. Restore it, or remove the member and add it anew"
             ));
+        } else if refused.reason == RefusedReason::OtherCluster {
+            self.on_other_cluster(address, refused);
         } else {
             debug!(address, %refused, "no connection");
+        }
+    }
+
+    /// A configured member belongs to another cluster: one of the two has a wrong folder. It is this one when most of
+    /// the configured members say so and none of the own cluster was met since the start.
+    fn on_other_cluster(&mut self, address: &str, refused: &Refused) {
+        let Some(founding) = &self.founding else { return };
+        if !self.settings.peers.iter().any(|peer| peer == address) || self.gate.is_none() {
+            return;
+        }
+        self.strangers.insert(address.to_owned(), refused.to_string());
+        if self.strangers.len() > self.settings.peers.len() / 2 && self.connected.is_empty() {
+            let path = self.settings.data_dir.clone();
+            let said = std::mem::take(&mut self.strangers).into_iter().collect();
+            let found = founding.cluster;
+            self.end(Err(NodeError::Data(DataError::Outvoted { path, found, said })));
         }
     }
 

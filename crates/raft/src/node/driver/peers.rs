@@ -1,10 +1,6 @@
 //! What other nodes say.
 
-use std::collections::BTreeSet;
-
-use raft_core::{
-    Envelope, Member, Membership, MembershipStep, Message, NodeId, StateMachine, Time,
-};
+use raft_core::{Envelope, Membership, Message, NodeId, StateMachine, Time};
 use tracing::{debug, info, warn};
 
 use super::{Driver, send_formation};
@@ -15,7 +11,7 @@ use crate::log::LogRequest;
 use crate::message::{Admin, ForwardAdmin, ForwardAdminReply, PeerMessage};
 use crate::node::admin::Origin;
 use crate::node::feature_level;
-use crate::node::formation_message::{FormationMessage, Founding, is_gone};
+use crate::node::formation_message::{FormationMessage, is_gone};
 use crate::node::member_info::MemberInfo;
 
 /// What a node answers to an administrator's request that only the leader can take.
@@ -30,24 +26,6 @@ pub(super) fn membership_refused(error: raft_core::MembershipError) -> AdminErro
     } else {
         AdminError::Refused(error)
     }
-}
-
-/// Whether the configured `address` still waits for the member that did not take part in the founding. A founder's
-/// or an admitted member's former address is none of that kind: who appears there is nobody that was meant.
-fn is_vacant(founding: &Founding, membership: &Membership, address: &str) -> bool {
-    let address_of =
-        |member: &Member| MemberInfo::decode(&member.info).map(|info| info.peer_address);
-    let founders: BTreeSet<String> =
-        founding.members.members().filter_map(|(_, member)| address_of(member)).collect();
-    let slots: BTreeSet<&str> = founding
-        .configured
-        .iter()
-        .map(String::as_str)
-        .filter(|configured| !founders.contains(*configured))
-        .collect();
-    // Every later member may have come in through one of the slots and moved since.
-    let later = membership.members().filter(|(node, _)| !founding.members.contains(*node)).count();
-    slots.contains(address) && later < slots.len() && membership.removed().is_empty()
 }
 
 impl<S: StateMachine> Driver<S> {
@@ -160,40 +138,6 @@ impl<S: StateMachine> Driver<S> {
             FormationMessage::Promise { .. }
             | FormationMessage::Accepted(_)
             | FormationMessage::Refused { .. } => {}
-        }
-    }
-
-    /// An empty node wants to know about the cluster: it may be wanted here.
-    fn on_empty_node(&mut self, now: Time, from: NodeId, info: MemberInfo) {
-        self.consider_admission(now, from, &info);
-        self.admins.seen_empty(from, info);
-    }
-
-    /// The leader admits a member that was configured from the beginning and has never been seen (decision 2).
-    /// Once any member was removed, an address may be vacant on purpose, and only an administrator fills it.
-    fn consider_admission(&mut self, now: Time, node: NodeId, info: &MemberInfo) {
-        let (Some(raft), Some(founding)) = (&mut self.raft, &self.founding) else { return };
-        let membership = raft.membership();
-        let address = &info.peer_address;
-        let known = membership.members().any(|(known, member)| {
-            known.member == node.member
-                || MemberInfo::decode(&member.info)
-                    .is_some_and(|info| info.peer_address == *address)
-        });
-        let vacant = !known && is_vacant(founding, membership, address);
-        if !vacant || !raft.is_established() || self.admins.is_admitting(node) {
-            return;
-        }
-        info!(%node, address, "admits a configured member that was not there when the cluster formed");
-        let member = Member { info: info.encode(), auto_promote: true };
-        let steps = vec![MembershipStep::AddLearner { node, member }];
-        if let Err(refusal) = feature_level::check(membership, &steps) {
-            return debug!(%node, refusal, "not admitted");
-        }
-        let change = self.admins.begin_change(raft.current_term(), Origin::Own(node));
-        if let Err(error) = raft.change_membership(now, change, steps, bytes::Bytes::new()) {
-            debug!(%node, %error, "not admitted now");
-            self.admins.end_change(change);
         }
     }
 

@@ -321,6 +321,16 @@ impl World {
         self.nodes.get_mut(&address(number)).unwrap().up = None;
     }
 
+    /// Starts the member with an empty disk.
+    fn wipe(&mut self, number: usize) {
+        self.kill(number);
+        // Its connections break.
+        self.run(Duration::from_millis(5));
+        let settings = self.nodes[&address(number)].settings.clone();
+        self.add(number, |fresh| *fresh = settings);
+        self.start(number);
+    }
+
     fn up(&mut self, number: usize) -> &mut Up {
         self.nodes.get_mut(&address(number)).unwrap().up.as_mut().unwrap()
     }
@@ -680,6 +690,26 @@ fn a_restarted_member_keeps_everything_and_takes_part_once_a_quorum_confirms() {
     assert_eq!(world.status(1).phase, Phase::Active);
 }
 
+/// Service had to come back within a second of killing all processes; proving the standing took 200 ms of it and waiting
+/// out an election timeout another 400.
+#[test]
+fn members_that_were_killed_together_have_a_leader_long_before_an_election_timeout() {
+    let mut world = World::cluster(3);
+    for _ in 0..20 {
+        world.until_leader();
+        for number in 1..=3 {
+            world.kill(number);
+        }
+        for number in 1..=3 {
+            world.start(number);
+        }
+        let began = world.now;
+        world.until_leader();
+        let took = world.now.since(began);
+        assert!(took < Duration::from_millis(150), "{took:?}");
+    }
+}
+
 #[test]
 fn an_older_image_of_a_data_folder_is_found_out_and_stays_idle() {
     let mut world = World::cluster(3);
@@ -767,6 +797,11 @@ fn a_stranger_that_claims_a_members_address_cuts_nobody_off() {
     assert_eq!(expected(&world), Some(anybody), "whoever answers there then");
     world.start(other);
     world.until("the member is reached again", |world| expected(world).as_ref() == Some(&dialled));
+    // An empty node that does answer there is dialled as who it is: what it asks for travels on the bulk stream.
+    world.wipe(other);
+    let empty = world.nodes[&address(other)].stored.identity.node();
+    let dialled = PeerAddress { node: Some(empty), address: address(other) };
+    world.until("the empty node is reached", |world| expected(world).as_ref() == Some(&dialled));
 }
 
 #[test]
@@ -774,10 +809,7 @@ fn b24_a_wiped_member_stays_idle() {
     let mut world = World::cluster(3);
     world.until_leader();
     let number = world.follower();
-    let settings = world.nodes[&address(number)].settings.clone();
-    world.kill(number);
-    world.add(number, |fresh| *fresh = settings);
-    world.start(number);
+    world.wipe(number);
     world.until("amnesic", |world| matches!(world.status(number).phase, Phase::Amnesic(_)));
     // It helps nobody to a quorum.
     let other = (1..=3).find(|n| *n != number && Some(*n) != world.leader()).unwrap();
@@ -785,6 +817,48 @@ fn b24_a_wiped_member_stays_idle() {
     let leader = world.leader().unwrap();
     let answer = world.propose(leader, 1);
     assert!(matches!(world.answer(answer), Err(ProposeError::TimedOut | ProposeError::NoLeader)));
+    assert!(matches!(world.status(number).phase, Phase::Amnesic(_)));
+    // Once the others are a quorum, it takes part again: as another member.
+    world.start(other);
+    world.until("re-admitted", |world| {
+        let status = world.status(number);
+        status.phase == Phase::Active && status.membership.is_voter(status.node)
+    });
+    let leader = world.until_leader();
+    assert_eq!(world.status(leader).membership.voters().len(), 3);
+    assert_eq!(world.status(leader).membership.removed().len(), 1);
+    let answer = world.propose(number, 1);
+    assert!(world.answer(answer).is_ok());
+}
+
+/// What could not be committed would only stand in the way of everything else.
+#[test]
+fn a_wiped_member_of_two_is_not_replaced() {
+    let mut world = World::cluster(2);
+    world.until_leader();
+    let number = world.follower();
+    let leader = 3 - number;
+    world.wipe(number);
+    world.run(Duration::from_secs(20));
+    assert!(matches!(world.status(number).phase, Phase::Amnesic(_)));
+    assert!(!world.status(leader).membership.is_joint());
+}
+
+#[test]
+fn a_wiped_member_is_left_to_an_administrator_who_wants_that() {
+    let mut world = World::new();
+    let list: Vec<String> = (1..=3).map(address).collect();
+    for number in 1..=3 {
+        world.add(number, |settings| {
+            settings.peers.clone_from(&list);
+            settings.readmit_after = None;
+        });
+        world.start(number);
+    }
+    world.until_leader();
+    let number = world.follower();
+    world.wipe(number);
+    world.run(Duration::from_secs(30));
     assert!(matches!(world.status(number).phase, Phase::Amnesic(_)));
 }
 

@@ -1,15 +1,15 @@
 //! What the driver shows: its status, whom it wants dialled; and whether the configuration fits the data.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use raft_core::{ConfigError, Index, Membership, NodeId, RoleKind, StateMachine, Time};
+use raft_core::{Index, Membership, NodeId, RoleKind, StateMachine, Time};
 use tokio::sync::oneshot::{self, Receiver};
 use tracing::{info, warn};
 
 use super::{Configurations, Driver};
-use crate::error::{DataError, NodeError, ReadError};
-use crate::node::builder::Settings;
+use crate::error::{NodeError, ReadError};
+use crate::node::belonging::{check_configured, check_owner};
 use crate::node::feature_level;
 use crate::node::formation_message::Founding;
 use crate::node::member_info::MemberInfo;
@@ -153,14 +153,7 @@ impl<S: StateMachine> Driver<S> {
         membership: &Membership,
         now: Time,
     ) -> Result<(), NodeError> {
-        if let Some(owner) = owner_elsewhere(&self.settings, self.node, membership) {
-            return Err(NodeError::Data(DataError::OtherMember {
-                path: self.settings.data_dir.clone(),
-                expected: self.settings.address.clone(),
-                found: owner,
-                member: self.node.member,
-            }));
-        }
+        check_owner(&self.settings, self.node, membership).map_err(NodeError::Data)?;
         let checked = check_configured(&self.settings, self.node, founding, membership);
         if let Err(error) = checked {
             if membership.members().all(|(node, _)| node == self.node) {
@@ -279,11 +272,10 @@ impl<S: StateMachine> Driver<S> {
         // the caller itself is reached there it is dialled as who it is: it may have replaced that member while this
         // node was away, lead by now, and want its snapshot answered.
         for (address, node) in &self.callers {
+            let answers = |node: &NodeId| self.connected.get(node) == Some(address);
             let expected = match dial.get(address.as_str()).copied().flatten() {
-                Some(member) if self.connected.get(&member) == Some(address) => Some(member),
-                Some(member) if member != *node => {
-                    (self.connected.get(node) == Some(address)).then_some(*node)
-                }
+                Some(member) if answers(&member) => Some(member),
+                Some(member) if member != *node && !answers(node) => None,
                 _ => Some(*node),
             };
             dial.insert(address, expected);
@@ -294,55 +286,4 @@ impl<S: StateMachine> Driver<S> {
             .map(|(address, node)| PeerAddress { node, address: address.to_owned() })
             .collect()
     }
-}
-
-/// The member whose data this is, when the configuration gives that member another address than this one: a folder
-/// that was copied, or an index that was mixed up. Two nodes of one identity would vote twice.
-fn owner_elsewhere(settings: &Settings, node: NodeId, membership: &Membership) -> Option<String> {
-    let info = MemberInfo::decode(&membership.member(node)?.info)?;
-    let elsewhere =
-        info.peer_address != settings.address && settings.peers.contains(&info.peer_address);
-    elsewhere.then_some(info.peer_address)
-}
-
-/// Refuses a configured list that is neither the one by which the cluster formed nor the present membership.
-fn check_configured(
-    settings: &Settings,
-    node: NodeId,
-    founding: &Founding,
-    membership: &Membership,
-) -> Result<(), ConfigError> {
-    if settings.peers.is_empty() || !settings.join.is_empty() {
-        return Ok(());
-    }
-    let configured: BTreeSet<&str> = settings.peers.iter().map(String::as_str).collect();
-    if founding.configured.iter().map(String::as_str).collect::<BTreeSet<_>>() == configured {
-        return Ok(());
-    }
-    let infos: Vec<(NodeId, MemberInfo)> = membership
-        .members()
-        .map(|(member, known)| (member, MemberInfo::decode(&known.info).unwrap_or_default()))
-        .collect();
-    // The own address may have changed: the present one counts for it.
-    let present: BTreeSet<&str> =
-        infos
-            .iter()
-            .map(|(member, info)| {
-                if *member == node { settings.address.as_str() } else { info.peer_address.as_str() }
-            })
-            .collect();
-    if present == configured {
-        return Ok(());
-    }
-    let list =
-        |addresses: &BTreeSet<&str>| addresses.iter().copied().collect::<Vec<_>>().join(", ");
-    Err(ConfigError {
-        field: "cluster_members",
-        problem: format!(
-            "lists {}, but the cluster that this data belongs to has {}. The committed membership rules: change it \
-             with `member add` and `member remove`, then write the same list here; or start in an empty folder",
-            list(&configured),
-            list(&present)
-        ),
-    })
 }

@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -53,6 +54,7 @@ fn settings(id: NodeId) -> Settings {
         address: "127.0.0.1:0".to_owned(),
         listen: Some("127.0.0.1:0".to_owned()),
         cluster_secret: None,
+        meters: Arc::default(),
     }
 }
 

@@ -68,6 +68,40 @@ fn a_member_that_was_removed_before_it_knew_that_it_was_one_ends() {
     assert!(matches!(world.up(4).end, Some(Err(NodeError::Removed))));
 }
 
+/// One of the two has a wrong folder: whoever is alone with its cluster.
+#[test]
+fn most_of_the_configured_members_say_whose_data_is_of_another_cluster() {
+    let mut world = World::cluster(3);
+    world.until_leader();
+    let stranger = |number| {
+        let reason = RefusedReason::OtherCluster;
+        let refused = Refused { reason, text: String::from("of another"), by_peer: true };
+        Input::Refused(address(number), refused)
+    };
+    // A member that serves is not talked out of it.
+    for other in [2, 3] {
+        world.up(1).inbox.push_back(stranger(other));
+    }
+    world.run(Duration::from_millis(50));
+    assert!(!ended(&world, 1));
+    for number in 1..=3 {
+        world.kill(number);
+    }
+    world.start(1);
+    for (address, expected) in
+        [(address(2), false), (String::from("elsewhere"), false), (address(3), true)]
+    {
+        let Input::Refused(_, refused) = stranger(0) else { unreachable!() };
+        world.up(1).inbox.push_back(Input::Refused(address, refused));
+        world.run(Duration::from_millis(50));
+        assert_eq!(ended(&world, 1), expected);
+    }
+    let said = world.up(1).end.take();
+    assert!(
+        matches!(said, Some(Err(NodeError::Data(DataError::Outvoted { said, .. }))) if said.len() == 2)
+    );
+}
+
 #[test]
 fn a_member_on_its_way_out_of_a_joint_configuration_still_belongs_to_it() {
     let mut world = World::cluster(3);

@@ -1,0 +1,122 @@
+//! A damaged data directory of one member of several: set aside, and everything fetched from the others.
+//!
+//! Nothing is deleted. The directory is renamed to `<name>.damaged`, and the member starts with an empty one, as a new
+//! node that never forms a cluster: it waits until the others, who must be a quorum without it, take it in
+//! (decision 3). While the renamed directory stands there, an empty one is what this made, however often the process
+//! starts; a second damage is left to whoever looks after the first.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tracing::warn;
+
+use crate::error::{DataError, NodeError};
+use crate::log::DataState;
+use crate::node::Settings;
+
+/// Fewer configured members than this have no quorum without one of them.
+const MEMBERS_MIN: usize = 3;
+
+fn aside(dir: &Path) -> PathBuf {
+    let mut name = OsString::from(dir);
+    name.push(".damaged");
+    PathBuf::from(name)
+}
+
+/// Sets the directory aside when what is wrong with it can be fetched from others.
+///
+/// # Errors
+/// `error` itself when not; with the reason when that is that it was done before, or the system refuses.
+pub(super) fn set_aside(settings: &Settings, error: NodeError) -> Result<(), NodeError> {
+    let members = if settings.join.is_empty() { settings.peers.len() } else { MEMBERS_MIN };
+    let NodeError::Data(DataError::Damaged { path, offset, problem }) = error else {
+        return Err(error);
+    };
+    let damaged = |problem| NodeError::Data(DataError::Damaged { path, offset, problem });
+    if !settings.rebuild_damaged || members < MEMBERS_MIN {
+        return Err(damaged(problem));
+    }
+    let (dir, aside) = (&settings.data_dir, aside(&settings.data_dir));
+    if aside.exists() {
+        return Err(damaged(format!(
+            "{problem}. This member was rebuilt once before: see what became of the disk, move {} away, then start again",
+            aside.display()
+        )));
+    }
+    let moved = fs::rename(dir, &aside).and_then(|()| sync_parent(dir));
+    moved.map_err(|source| {
+        NodeError::Data(DataError::Io { path: dir.clone(), action: "set aside", source })
+    })?;
+    warn!(
+        "{}. The folder is now {}; this member starts empty and waits until the others, if they are a quorum, take it \
+         in as a new member. Delete the old folder when that is done",
+        damaged(problem),
+        aside.display()
+    );
+    Ok(())
+}
+
+fn sync_parent(dir: &Path) -> io::Result<()> {
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or_else(|| Path::new(".")))?.sync_all()
+}
+
+/// Sees to it that an empty directory in place of a damaged one never founds a cluster: it held data once.
+pub(super) fn join_after(settings: &mut Settings, state: &DataState) {
+    if matches!(state, DataState::Empty { .. })
+        && settings.join.is_empty()
+        && aside(&settings.data_dir).exists()
+    {
+        let others = settings.peers.iter().filter(|address| **address != settings.address);
+        settings.join = others.cloned().collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(members: usize) -> (tempfile::TempDir, Settings) {
+        let folder = tempfile::tempdir().unwrap();
+        let data_dir = folder.path().join("data");
+        fs::create_dir(&data_dir).unwrap();
+        fs::write(data_dir.join("file"), "content").unwrap();
+        let peers = (0..members).map(|number| format!("m{number}")).collect();
+        let address = String::from("m0");
+        (folder, Settings { data_dir, peers, address, ..Settings::default() })
+    }
+
+    fn damage() -> NodeError {
+        let (path, problem) = (PathBuf::from("file"), String::from("rotten"));
+        NodeError::Data(DataError::Damaged { path, offset: Some(3), problem })
+    }
+
+    #[test]
+    fn one_of_three_is_set_aside_once_and_nothing_is_deleted() {
+        let (_folder, settings) = settings(3);
+        assert!(set_aside(&settings, damage()).is_ok());
+        assert!(!settings.data_dir.exists());
+        let kept = fs::read_to_string(aside(&settings.data_dir).join("file")).unwrap();
+        assert_eq!(kept, "content");
+        fs::create_dir(&settings.data_dir).unwrap();
+        let again = set_aside(&settings, damage()).unwrap_err().to_string();
+        assert!(again.contains("rebuilt once before"), "{again}");
+        assert!(settings.data_dir.exists());
+    }
+
+    #[test]
+    fn whoever_has_no_quorum_of_others_keeps_what_there_is() {
+        for members in [1, 2] {
+            let (_folder, settings) = settings(members);
+            assert!(set_aside(&settings, damage()).is_err());
+            assert!(settings.data_dir.join("file").exists());
+        }
+        let (_folder, settings) = settings(3);
+        let unwanted = Settings { rebuild_damaged: false, ..settings.clone() };
+        assert!(set_aside(&unwanted, damage()).is_err());
+        assert!(set_aside(&settings, NodeError::Removed).is_err(), "something else is wrong");
+        assert!(settings.data_dir.join("file").exists());
+    }
+}
