@@ -73,7 +73,7 @@ mod real {
         (30, "a wiped member returns with its old identity"),
         (35, "a refused pre-vote's term is not adopted"),
         (36, "no snapshot for whom the log was compacted away"),
-        (37, "window not emptied when replication begins anew"),
+        (37, "window not emptied when replication begins anew, nor by later answers"),
     ];
 
     /// Those of parts that this world does not have yet.
