@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
-use raft_kv::proto::etcdserverpb::{Member, MemberListRequest, StatusRequest, StatusResponse};
+use raft_kv::proto::etcdserverpb::{
+    AuthenticateRequest, Member, MemberListRequest, StatusRequest, StatusResponse,
+};
+use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::proto::etcdserverpb::auth_client::AuthClient;
 use crate::proto::etcdserverpb::cluster_client::ClusterClient;
 use crate::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 
@@ -16,19 +20,49 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// # Errors
 /// In words: why it cannot be had.
 pub async fn status(address: &str) -> Result<StatusResponse, String> {
-    let channel = connect(address).await?;
-    let answer = MaintenanceClient::new(channel).status(StatusRequest {}).await;
-    answer.map(tonic::Response::into_inner).map_err(|status| words(&status))
+    status_for(address, None).await
 }
 
-/// The members as the one at `address` knows them.
+/// As [`status`], for whoever has a token of the cluster.
 ///
 /// # Errors
 /// In words: why it cannot be had.
-pub async fn members(address: &str) -> Result<Vec<Member>, String> {
+pub async fn status_for(address: &str, token: Option<&str>) -> Result<StatusResponse, String> {
     let channel = connect(address).await?;
-    let answer = ClusterClient::new(channel).member_list(MemberListRequest::default()).await;
+    let answer = MaintenanceClient::new(channel).status(by(token, StatusRequest {})?).await;
+    answer.map(tonic::Response::into_inner).map_err(|status| words(&status))
+}
+
+/// The members as the one at `address` knows them, for whoever has a token of the cluster if it wants one.
+///
+/// # Errors
+/// In words: why it cannot be had.
+pub async fn members(address: &str, token: Option<&str>) -> Result<Vec<Member>, String> {
+    let channel = connect(address).await?;
+    let request = by(token, MemberListRequest::default())?;
+    let answer = ClusterClient::new(channel).member_list(request).await;
     answer.map(|list| list.into_inner().members).map_err(|status| words(&status))
+}
+
+/// A token for `user`, written as name, colon, password. Every member of the cluster takes it.
+///
+/// # Errors
+/// In words: why it cannot be had.
+pub async fn log_in(address: &str, user: &str) -> Result<String, String> {
+    let (name, password) = user.split_once(':').ok_or("a user is written as name:password")?;
+    let request = AuthenticateRequest { name: name.to_owned(), password: password.to_owned() };
+    let answer = AuthClient::new(connect(address).await?).authenticate(request).await;
+    answer.map(|answer| answer.into_inner().token).map_err(|status| words(&status))
+}
+
+/// A request of whoever has this token.
+fn by<T>(token: Option<&str>, message: T) -> Result<Request<T>, String> {
+    let mut request = Request::new(message);
+    if let Some(token) = token {
+        let token = token.parse().map_err(|_| "the token is no text")?;
+        request.metadata_mut().insert("token", token);
+    }
+    Ok(request)
 }
 
 async fn connect(address: &str) -> Result<Channel, String> {

@@ -233,6 +233,13 @@ fn the_auth_revision_counts_changes_as_etcd_does() {
         done(apply(&mut store, command.clone().by(root))).ok();
         assert_eq!(revision(&store), before + u64::from(bumps), "{command:?}");
     }
+    // What proves who somebody is ends with the password.
+    let since = |store: &Store| store.auth().state().user("root").unwrap().since();
+    let before = since(&store);
+    ok(&mut store, role_add("other"));
+    assert_eq!(since(&store), before);
+    ok(&mut store, change_password("root"));
+    assert_eq!(since(&store), revision(&store));
     // Keys are another matter.
     assert_eq!(store.revision(), 1);
 }
@@ -789,5 +796,156 @@ proptest! {
         prop_assert_eq!(store.digest(), other.digest());
         prop_assert_eq!(restored(&store, SEGMENT_BYTES).digest(), store.digest());
         prop_assert_eq!(&*store.auth().state(), &*other.auth().state());
+    }
+}
+
+/// Rights to ranges: what a part of a request needs, said by whoever drew it.
+type Needs = Vec<(Type, String, String)>;
+
+fn ops(depth: u32) -> BoxedStrategy<Vec<(RequestOp, Needs)>> {
+    let key = one_of(&KEYS);
+    let end = one_of(&["", "", "\0", "ab", "b", "ba", "c"]);
+    let get = (key.clone(), end.clone()).prop_map(|(key, end)| {
+        (op(Request::RequestRange(range(&key, &end))), vec![(Type::Read, key, end)])
+    });
+    let set = (key.clone(), any::<bool>()).prop_map(|(key, prev_kv)| {
+        let mut needs = vec![(Type::Write, key.clone(), String::new())];
+        if prev_kv {
+            needs.push((Type::Read, key.clone(), String::new()));
+        }
+        (op(Request::RequestPut(PutRequest { prev_kv, ..put(&key) })), needs)
+    });
+    let remove = (key, end, any::<bool>()).prop_map(|(key, end, prev_kv)| {
+        let mut needs = vec![(Type::Write, key.clone(), end.clone())];
+        if prev_kv {
+            needs.push((Type::Read, key.clone(), end.clone()));
+        }
+        (
+            op(Request::RequestDeleteRange(DeleteRangeRequest { prev_kv, ..delete(&key, &end) })),
+            needs,
+        )
+    });
+    let leaf = prop_oneof![3 => get, 3 => set, 2 => remove];
+    if depth == 0 {
+        return vec(leaf, 0..3).boxed();
+    }
+    let nested = txn(depth - 1).prop_map(|(txn, needs)| (op(Request::RequestTxn(txn)), needs));
+    vec(prop_oneof![4 => leaf, 1 => nested], 0..3).boxed()
+}
+
+fn txn(depth: u32) -> BoxedStrategy<(TxnRequest, Needs)> {
+    let compare = (one_of(&KEYS), one_of(&["", "", "\0", "b"]));
+    (vec(compare, 0..2), ops(depth), ops(depth))
+        .prop_map(|(compares, success, failure)| {
+            let mut needs = Vec::new();
+            let compare = compares.into_iter().map(|(key, end)| {
+                needs.push((Type::Read, key.clone(), end.clone()));
+                Compare {
+                    key: bytes(&key),
+                    range_end: bytes(&end),
+                    target: CompareTarget::Version.into(),
+                    ..Compare::default()
+                }
+            });
+            let compare = compare.collect();
+            let mut unpack = |ops: Vec<(RequestOp, Vec<_>)>| {
+                let (ops, inner): (Vec<_>, Vec<_>) = ops.into_iter().unzip();
+                needs.extend(inner.into_iter().flatten());
+                ops
+            };
+            let (success, failure) = (unpack(success), unpack(failure));
+            (TxnRequest { compare, success, failure }, needs)
+        })
+        .boxed()
+}
+
+/// Every key that an answer shows, however deep.
+fn shown(txn: &TxnResponse, keys: &mut Vec<Bytes>) {
+    use raft_kv::proto::etcdserverpb::response_op::Response;
+    for op in &txn.responses {
+        match &op.response {
+            Some(Response::ResponseRange(range)) => {
+                keys.extend(range.kvs.iter().map(|kv| kv.key.clone()));
+            }
+            Some(Response::ResponsePut(put)) => {
+                keys.extend(put.prev_kv.iter().map(|kv| kv.key.clone()));
+            }
+            Some(Response::ResponseDeleteRange(delete)) => {
+                keys.extend(delete.prev_kvs.iter().map(|kv| kv.key.clone()));
+            }
+            Some(Response::ResponseTxn(txn)) => shown(txn, keys),
+            None => {}
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// Whatever the role and the tree: it is refused exactly when some leaf of it is not granted, and no answer shows
+    /// a key that may not be read.
+    #[test]
+    fn a_tree_is_allowed_when_every_leaf_is_and_shows_nothing_else(
+        granted in vec(
+            (
+                proptest::sample::select(&[Type::Read, Type::Write, Type::Readwrite][..]),
+                one_of(&KEYS),
+                one_of(&["", "\0", "b", "c", "\u{7f}"]),
+            ),
+            0..4,
+        ),
+        (tree, needs) in txn(3),
+    ) {
+        let mut store = Store::with_segment_bytes(SEGMENT_BYTES);
+        let mut model = Model { enabled: true, ..Model::default() };
+        model.users.insert("alice".into(), vec!["r".into()]);
+        model.roles.insert("r".into(), vec![]);
+        for command in [
+            user_add("root"),
+            grant_role("root", "root"),
+            user_add("alice"),
+            role_add("r"),
+            grant_role("alice", "r"),
+        ] {
+            ok(&mut store, command);
+        }
+        for (kind, key, end) in granted {
+            let sound = end.is_empty() || end == "\0" || key < end;
+            let command = grant("r", kind, &key, &end);
+            let by = caller(&store, "root");
+            prop_assert_eq!(apply(&mut store, command.by(by)).is_ok(), sound);
+            if sound {
+                let permissions = model.roles.get_mut("r").unwrap();
+                permissions.retain(|(from, to, _)| (from, to) != (&key, &end));
+                permissions.push((key, end, kind));
+            }
+        }
+        ok(&mut store, enable());
+        for key in KEYS {
+            ok(&mut store, Command::put(put(key)));
+        }
+        let before = store.digest();
+        let allowed =
+            needs.iter().all(|(kind, key, end)| model.may("alice", *kind, key, end));
+        let by = caller(&store, "alice");
+        let first = store.auth().state().authorize(by.as_ref(), &Access::Txn(&tree));
+        prop_assert_eq!(first, if allowed { Ok(()) } else { Err(KvError::PermissionDenied) });
+        match apply(&mut store, Command::txn(tree).by(by)) {
+            Ok(Response::Txn(answer)) => {
+                prop_assert!(allowed);
+                let mut keys = Vec::new();
+                shown(&answer, &mut keys);
+                for key in keys {
+                    let key = std::str::from_utf8(&key).unwrap();
+                    prop_assert!(model.may("alice", Type::Read, key, ""), "{} is shown", key);
+                }
+            }
+            Err(KvError::PermissionDenied) => {
+                prop_assert!(!allowed);
+                prop_assert_eq!(store.digest(), before);
+            }
+            // A key that is put twice, and the like: decided about after the permission.
+            other => prop_assert!(allowed, "{:?}", other),
+        }
     }
 }

@@ -88,6 +88,10 @@ struct StatusArgs {
     /// For programs.
     #[arg(long)]
     json: bool,
+    /// Who asks, where authentication is on. The variable RUSTY_RAFT_USER does the same and shows up in no list of
+    /// processes.
+    #[arg(long, value_name = "NAME:PASSWORD")]
+    user: Option<String>,
 }
 
 fn num_nodes(text: &str) -> Result<usize, String> {

@@ -18,8 +18,10 @@ struct Row {
 }
 
 pub(super) async fn run(args: &StatusArgs) -> Exit {
+    let user = args.user.clone().or_else(|| std::env::var("RUSTY_RAFT_USER").ok());
+    let user = user.as_deref();
     let addresses =
-        if args.addresses.is_empty() { discover().await } else { args.addresses.clone() };
+        if args.addresses.is_empty() { discover(user).await } else { args.addresses.clone() };
     if addresses.is_empty() {
         complain(&format!(
             "rusty-raft: no member answers at 127.0.0.1:{PORT_RANGE_START} and up\n\n  right  rusty-raft status \
@@ -27,8 +29,10 @@ pub(super) async fn run(args: &StatusArgs) -> Exit {
         ));
         return Exit::Failure;
     }
-    let rows = ask(&addresses).await;
-    let names = names(&rows).await;
+    let token = token(&addresses, user).await;
+    let token = token.as_deref();
+    let rows = ask(&addresses, token).await;
+    let names = names(&rows, token).await;
     if args.json {
         say(&to_json(&rows, &names).to_string());
     } else {
@@ -39,17 +43,18 @@ pub(super) async fn run(args: &StatusArgs) -> Exit {
 }
 
 /// The members of the first cluster that answers where `cluster` puts them.
-async fn discover() -> Vec<String> {
+async fn discover(user: Option<&str>) -> Vec<String> {
     let ports = PORT_RANGE_START..=u16::MAX;
     let tried: Vec<String> =
         ports.take(CLUSTER_MEMBERS_MAX).map(|port| format!("127.0.0.1:{port}")).collect();
-    let rows = ask(&tried).await;
+    let token = token(&tried, user).await;
+    let rows = ask(&tried, token.as_deref()).await;
     let alive: Vec<String> =
         rows.into_iter().filter(|row| row.answer.is_ok()).map(|row| row.address).collect();
     let Some(first) = alive.first() else {
         return alive;
     };
-    match client::members(first).await {
+    match client::members(first, token.as_deref()).await {
         Ok(members) if !members.is_empty() => {
             let mut addresses: Vec<String> = members
                 .iter()
@@ -63,12 +68,25 @@ async fn discover() -> Vec<String> {
     }
 }
 
+/// A token from the first member that gives one.
+async fn token(addresses: &[String], user: Option<&str>) -> Option<String> {
+    let user = user?;
+    for address in addresses {
+        match client::log_in(address, user).await {
+            Ok(token) => return Some(token),
+            Err(reason) => tracing::debug!("{address} gives no token: {reason}"),
+        }
+    }
+    None
+}
+
 /// Asks all at once; the answers are in the order of the addresses.
-async fn ask(addresses: &[String]) -> Vec<Row> {
+async fn ask(addresses: &[String], token: Option<&str>) -> Vec<Row> {
     let mut asks = JoinSet::new();
     for (position, address) in addresses.iter().cloned().enumerate() {
+        let token = token.map(str::to_owned);
         asks.spawn(async move {
-            let answer = client::status(&address).await;
+            let answer = client::status_for(&address, token.as_deref()).await;
             (position, Row { address, answer })
         });
     }
@@ -78,9 +96,9 @@ async fn ask(addresses: &[String]) -> Vec<Row> {
 }
 
 /// Members' names by id, from the first member that answers.
-async fn names(rows: &[Row]) -> HashMap<u64, String> {
+async fn names(rows: &[Row], token: Option<&str>) -> HashMap<u64, String> {
     for row in rows.iter().filter(|row| row.answer.is_ok()) {
-        if let Ok(members) = client::members(&row.address).await {
+        if let Ok(members) = client::members(&row.address, token).await {
             return members.into_iter().map(|member| (member.id, member.name)).collect();
         }
     }

@@ -18,7 +18,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
 
 use crate::kv::assert_refused;
-use crate::support::{Members, PATIENCE, channel_to, get, kv, put, until_serving};
+use crate::support::{Members, PATIENCE, channel_to, get, kv, program, put, until_serving};
 
 const EMPTY: &str = "etcdserver: user name is empty";
 const DENIED: &str = "etcdserver: permission denied";
@@ -484,11 +484,20 @@ async fn watchers_hear_what_they_may_and_no_more_once_they_may_not() {
     assert_eq!((told.watch_id, told.events.len()), (1, 1));
     assert_eq!(told.events[0].kv.as_ref().unwrap().key, "a/1");
 
+    // What was granted at one member holds at once at every other.
+    for n in 0..10 {
+        let key = format!("new/{n}");
+        users.role_grant_permission(by(&root, grant("house", Type::Read, &key, ""))).await.unwrap();
+        let created = watch.create(&key, "").await;
+        assert_eq!(created.cancel_reason, "", "{key}");
+    }
     // With the user, everything.
     let delete = AuthUserDeleteRequest { name: "alice".into() };
     users.user_delete(by(&root, delete)).await.unwrap();
-    let canceled = watch.next().await;
-    assert_eq!((canceled.watch_id, canceled.canceled), (1, true));
+    for id in 1..12 {
+        let canceled = watch.next().await;
+        assert_eq!((canceled.watch_id, canceled.canceled), (id, true));
+    }
     let bad = format!("rpc error: code = Unauthenticated desc = {BAD_TOKEN}");
     assert_eq!(refused(&watch.create("a/1", "").await), Some(bad));
 }
@@ -514,6 +523,14 @@ async fn every_member_knows_the_tokens_and_the_users_of_all() {
         let found = auth(next).user_get(by(&root, AuthUserGetRequest { name })).await;
         assert!(found.is_ok(), "{found:?}");
     }
+    // `rusty-raft status` comes in as somebody, too.
+    let status = |user: Option<&str>| {
+        let mut command = program();
+        command.arg("status").arg(addresses.join(",")).arg("--json").env_remove("RUSTY_RAFT_USER");
+        user.map(|user| command.env("RUSTY_RAFT_USER", user));
+        command.output().unwrap().status.code()
+    };
+    assert_eq!((status(None), status(Some("alice:alice's"))), (Some(1), Some(0)));
     // Equal everywhere, users and roles included, and also after a restart, which forgets no token.
     let mut hashes = BTreeMap::new();
     for address in &addresses {

@@ -8,6 +8,7 @@ mod bad_input;
 mod crashes;
 mod etcdctl;
 mod gateway;
+mod hostile;
 mod http;
 mod kv;
 mod leases;

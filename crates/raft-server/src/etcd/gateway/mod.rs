@@ -51,6 +51,9 @@ pub(super) fn router(etcd: Arc<Etcd>) -> Router {
         // etcd 3.3 called it so, and later ones still answer.
         .nest("/v3beta", routes)
         .layer(DefaultBodyLimit::max(body_bytes_max))
+        .layer(middleware::from_fn(move |request, next| {
+            refuse_large(body_bytes_max, request, next)
+        }))
         .layer(middleware::from_fn(cross_origin))
         .with_state(etcd)
 }
@@ -273,6 +276,19 @@ fn refusal(status: &Status) -> HttpResponse {
     let body = json!({"error": message, "code": code, "message": message, "details": []});
     let content_type = [(header::CONTENT_TYPE, "application/json")];
     (http_status(status.code()), content_type, body.to_string()).into_response()
+}
+
+/// Refuses what says that it is too large, before anybody waits for it: in the words of etcd, whose gateway hands it on
+/// over gRPC.
+async fn refuse_large(bytes_max: usize, request: HttpRequest, next: Next) -> HttpResponse {
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok()).unwrap_or(0);
+    if usize::try_from(length).is_ok_and(|length| length <= bytes_max) {
+        return next.run(request).await;
+    }
+    refusal(&Status::resource_exhausted(format!(
+        "grpc: received message larger than max ({length} vs. {bytes_max})"
+    )))
 }
 
 /// Pages of any origin may ask, as etcd lets them by default.

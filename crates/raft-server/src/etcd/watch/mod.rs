@@ -17,9 +17,11 @@ use axum::body::Body;
 use axum::extract::{Request as HttpRequest, State};
 use axum::response::Response as HttpResponse;
 use bytes::{Bytes, BytesMut};
+use raft_kv::KvError;
 use raft_kv::Publications;
 use raft_kv::auth::Access;
-use raft_kv::proto::etcdserverpb::WatchRequest;
+use raft_kv::proto::etcdserverpb::watch_request::RequestUnion;
+use raft_kv::proto::etcdserverpb::{WatchCreateRequest, WatchRequest};
 use raft_kv::watch::{Deliveries, Frame, Hub, HubRequest, StreamLimits, WatchStream, mailbox};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
@@ -124,11 +126,19 @@ impl Etcd {
             auth_changes: EpochStream::from_changes(self.auth.changes()),
             admission,
             client: None,
+            doubted: None,
             etcd: self,
         };
         answers.ask_hub(HubRequest::Open { stream: number, mailbox });
         Ok(answers)
     }
+}
+
+/// A request that is refused with what this member knows, which may be old: decided about again once it knows
+/// everything that was agreed.
+struct Doubted {
+    request: WatchRequest,
+    known: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 /// One client's stream at work: its encoded answers, made when the connection has room for them.
@@ -149,6 +159,8 @@ pub(super) struct Answers {
     client: Option<(String, u64)>,
     /// The users and permissions under which everything that is being told was decided about.
     epoch: u64,
+    /// The request that comes next, if this member would refuse it.
+    doubted: Option<Doubted>,
     /// Wakes the stream when there are others.
     auth_changes: EpochStream<u64>,
     /// Requests and deliveries take turns.
@@ -184,23 +196,53 @@ impl Answers {
     }
 
     fn step_request(&mut self, context: &mut Context<'_>) -> Result<bool, Status> {
+        if let Some(doubted) = &mut self.doubted {
+            if doubted.known.as_mut().poll(context).is_pending() {
+                return Ok(false);
+            }
+            if let Some(Doubted { request, .. }) = self.doubted.take() {
+                self.take_in(request);
+            }
+            return Ok(true);
+        }
         let Some(requests) = &mut self.requests else { return Ok(false) };
         match requests.as_mut().poll_next(context) {
             Poll::Ready(Some(request)) => {
                 let request = request?;
-                let (etcd, admission, client) = (&self.etcd, &mut self.admission, &mut self.client);
-                self.stream.handle_if(request, |create| {
-                    etcd.auth.decide(admission, &Access::WatchCreate(create))?;
-                    if admission.caller().is_some() {
-                        *client = etcd.auth.client(admission, &etcd.auth.state())?;
-                    }
-                    Ok(())
-                });
+                let refused = match &request.request_union {
+                    Some(RequestUnion::CreateRequest(create)) => self.decide(create).is_err(),
+                    _ => false,
+                };
+                if refused {
+                    let etcd = Arc::clone(&self.etcd);
+                    // Without a quorum, what this member knows has to do.
+                    let known = Box::pin(async move { etcd.linearize().await.unwrap_or(()) });
+                    self.doubted = Some(Doubted { request, known });
+                } else {
+                    self.take_in(request);
+                }
             }
             Poll::Ready(None) => self.requests = None,
             Poll::Pending => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// Whether the client may have this watcher, with what this member knows.
+    fn decide(&mut self, create: &WatchCreateRequest) -> Result<(), KvError> {
+        self.etcd.auth.decide(&mut self.admission, &Access::WatchCreate(create))?;
+        if self.admission.caller().is_some() {
+            self.client = self.etcd.auth.client(&self.admission, &self.etcd.auth.state())?;
+        }
+        Ok(())
+    }
+
+    fn take_in(&mut self, request: WatchRequest) {
+        let allowed = match &request.request_union {
+            Some(RequestUnion::CreateRequest(create)) => self.decide(create),
+            _ => Ok(()),
+        };
+        self.stream.handle_if(request, |_| allowed);
     }
 
     fn step_delivery(&mut self, context: &Context<'_>) -> Result<bool, Status> {
