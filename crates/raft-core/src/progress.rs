@@ -137,7 +137,11 @@ impl Progress {
 
     /// The follower's log is known to match up to `index`; true when that is news.
     pub(crate) fn matched(&mut self, index: Index, now: Time) -> bool {
-        while self.inflight.front().is_some_and(|(last, _)| *last <= index) {
+        // Deliberate bug 37: each answer frees its own message only, so that a lost one holds its place for ever.
+        let answered = |last: Index| {
+            if crate::mutant::is_active(37) { last == index } else { last <= index }
+        };
+        while self.inflight.front().is_some_and(|(last, _)| answered(*last)) {
             if let Some((_, bytes)) = self.inflight.pop_front() {
                 self.inflight_bytes -= bytes;
             }

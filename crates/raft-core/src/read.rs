@@ -74,7 +74,7 @@ impl Raft {
 
     fn read_as_leader(&mut self, from: NodeId, id: u64) {
         let index = self.commit_index;
-        let lease = self.holds_lease();
+        let lease = self.holds_lease(self.now());
         let Some(leader) = self.leader_mut() else {
             return;
         };
@@ -178,11 +178,13 @@ impl Raft {
         }
     }
 
-    /// Whether no other leader can have been elected yet (thesis §6.4.1). Measured from when a round *began*,
+    /// Whether this node leads and no other leader can have been elected by `now` (thesis §6.4.1). Measured from when a round *began*,
     /// shortened by the declared difference of clock rates, void while and after leadership is handed over.
     /// Only answers of voters count that held the configuration with this lease when the round began: the others
     /// may have promised less.
-    fn holds_lease(&self) -> bool {
+    #[must_use]
+    pub fn holds_lease(&self, now: Time) -> bool {
+        let now = self.now().max(now);
         let (Role::Leader(leader), Some(lease)) = (&self.role, self.membership().lease()) else {
             return false;
         };
@@ -191,7 +193,7 @@ impl Raft {
         if !settled || handed_over && !mutant::is_active(16) {
             return false;
         }
-        let (node, now) = (self.node(), self.now());
+        let node = self.node();
         let began = quorum::reached(self.membership(), |voter| {
             if voter == node {
                 return now;

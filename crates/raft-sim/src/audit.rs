@@ -30,6 +30,7 @@ impl World {
     pub(crate) fn check_progress(&self, leader: &Raft) {
         for (peer, progress) in leader.progress() {
             let index = progress.match_index();
+            self.oracle.check_match(leader.node(), leader.current_term(), peer, index);
             let process = self.nodes.get(&peer).and_then(|n| self.machines[*n].process.as_ref());
             let (Some(process), Some(digest)) = (process, leader.digest_at(index)) else {
                 continue;
@@ -46,6 +47,26 @@ impl World {
                 held || !same_term,
                 "I10: {} believes that {peer} has {index}, and it has not",
                 leader.node()
+            );
+        }
+    }
+
+    /// I14: while a leader would answer a read by its lease, nobody leads a later term.
+    pub(crate) fn check_leases(&self) {
+        let leaders = || {
+            self.machines.iter().filter_map(|machine| {
+                let raft = machine.process.as_ref()?.driver.raft()?;
+                (raft.role() == RoleKind::Leader).then_some((machine, raft))
+            })
+        };
+        let newest = leaders().map(|(_, raft)| raft.current_term()).max();
+        for (machine, raft) in leaders() {
+            let deposed = newest.is_some_and(|newest| raft.current_term() < newest);
+            assert!(
+                !deposed || !raft.holds_lease(machine.clock.local(self.now)),
+                "I14: {} holds a lease in term {}, and another leads term {newest:?}",
+                raft.node(),
+                raft.current_term()
             );
         }
     }

@@ -55,6 +55,8 @@ pub(crate) struct Oracle {
     pub(crate) unknown: u64,
     /// Committed configurations by position; the first one is the founders'.
     memberships: BTreeMap<Index, Membership>,
+    /// What each member has acknowledged to whom, in the newest term of such an answer.
+    acknowledged: BTreeMap<(NodeId, NodeId), (Term, Index)>,
     /// When each leader was seen last: its term and commit index.
     led: BTreeMap<NodeId, (Term, Index)>,
     /// The snapshot that each member had when it was seen last.
@@ -173,7 +175,14 @@ impl Oracle {
     }
 
     /// A message leaves a member: what it promises is remembered (I8, I9).
-    pub(crate) fn leaves(&mut self, from: NodeId, to: NodeId, message: &PeerMessage, raft: &Raft) {
+    pub(crate) fn leaves(
+        &mut self,
+        from: NodeId,
+        to: NodeId,
+        message: &PeerMessage,
+        raft: &Raft,
+        durable: HardState,
+    ) {
         let PeerMessage::Raft(message) = message else {
             return;
         };
@@ -189,11 +198,13 @@ impl Oracle {
             Message::AppendEntriesReply(m) => {
                 if let AppendOutcome::Accepted { match_index } = m.outcome {
                     promise_log(promised, term, match_index, raft);
+                    acknowledge(&mut self.acknowledged, (from, to), (term, match_index));
                 }
                 None
             }
             Message::InstallSnapshotReply(m) => {
                 promise_log(promised, term, m.match_index, raft);
+                acknowledge(&mut self.acknowledged, (from, to), (term, m.match_index));
                 None
             }
             Message::AppendEntries(_)
@@ -205,12 +216,27 @@ impl Oracle {
         };
         promised.term = promised.term.max(term);
         if let Some(candidate) = vote {
+            assert!(
+                term < durable.current_term
+                    || durable == HardState { current_term: term, voted_for: vote },
+                "I8: the vote of {from} for {candidate} in term {term} leaves, and durable is {durable:?}"
+            );
             let first = *promised.votes.entry(term).or_insert(candidate);
             assert!(
                 first == candidate,
                 "I9: {from} votes for {candidate} in term {term} after voting for {first}"
             );
         }
+    }
+
+    /// What a leader believes of a follower rests on what that follower has said in this very term: what it said in
+    /// earlier ones may have been overwritten since (Figure 2; I10).
+    pub(crate) fn check_match(&self, leader: NodeId, term: Term, peer: NodeId, index: Index) {
+        let said = self.acknowledged.get(&(peer, leader));
+        assert!(
+            index == Index::ZERO || said.is_some_and(|(at, said)| *at == term && index <= *said),
+            "I10: {leader} leads term {term} and believes that {peer} has {index}, which has acknowledged {said:?}"
+        );
     }
 
     /// What recovery finds must honour every promise that ever left (I8, I16).
@@ -384,6 +410,19 @@ impl Oracle {
     /// What the model's key holds, for clients that compare.
     pub(crate) fn mod_revision(&self, key: u64) -> i64 {
         self.model.at(key, self.model.revision()).map_or(0, |value| value.mod_revision)
+    }
+}
+
+fn acknowledge(
+    acknowledged: &mut BTreeMap<(NodeId, NodeId), (Term, Index)>,
+    who: (NodeId, NodeId),
+    (term, index): (Term, Index),
+) {
+    let (newest, highest) = acknowledged.entry(who).or_insert((term, index));
+    if *newest < term {
+        (*newest, *highest) = (term, index);
+    } else if *newest == term {
+        *highest = (*highest).max(index);
     }
 }
 

@@ -132,6 +132,8 @@ enum Waiting {
 #[derive(Debug, Default)]
 pub(crate) struct Client {
     waits: Option<Request>,
+    /// Whom it asks as long as that one answers.
+    home: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -147,10 +149,14 @@ struct Request {
 /// to that.
 const ANSWER_MAX: u64 = 6_000_000;
 
+/// How long clients ask, and then ask nothing.
+const WINDOW: u64 = 500_000;
+
 impl World {
     /// A client's turn: it asks, unless it still waits.
     pub(crate) fn client(&mut self, client: usize) {
-        if self.clients[client].waits.is_none() && !self.healed {
+        let quiet = self.profile.quiet_windows && (self.now / WINDOW) % 2 == 1;
+        if self.clients[client].waits.is_none() && !self.healed && !quiet {
             self.ask(client);
         }
         if self.clients[client].waits.is_none() {
@@ -164,8 +170,15 @@ impl World {
     }
 
     fn ask(&mut self, client: usize) {
-        let machine = pick(&mut self.workload, self.machines.len());
+        let any = pick(&mut self.workload, self.machines.len());
+        let machine = match self.clients[client].home {
+            Some(home) => home,
+            None if self.profile.sticky => self.leader().unwrap_or(any),
+            None => any,
+        };
+        self.clients[client].home = self.profile.sticky.then_some(machine);
         if self.machines[machine].process.is_none() {
+            self.clients[client].home = None;
             return;
         }
         let kind = self.workload.below(10);
@@ -230,6 +243,7 @@ impl World {
             let waits = &mut self.clients[client].waits;
             if waits.take_if(|request| request.machine == machine).is_some() {
                 self.oracle.unknown += 1;
+                self.clients[client].home = None;
                 self.think(client);
             }
         }
@@ -241,13 +255,18 @@ impl World {
             let mine = self.clients[client].waits.take_if(|request| request.machine == machine);
             let Some(mut request) = mine else { continue };
             let floor = request.floor;
+            let mut content = true;
             let answered = match &mut request.waiting {
                 Waiting::Write(id, answer) => match answer.try_recv() {
                     Ok(outcome) => {
+                        content = outcome.is_ok();
                         self.wrote(*id, floor, outcome);
                         true
                     }
-                    Err(error) => self.nothing(machine, request.asked, error),
+                    Err(error) => {
+                        content = false;
+                        self.nothing(machine, request.asked, error)
+                    }
                 },
                 Waiting::Read(key, answer) => match answer.try_recv() {
                     Ok(Ok(Ok(Found::Range(response)))) => {
@@ -255,8 +274,14 @@ impl World {
                         true
                     }
                     Ok(Ok(other)) => panic!("a read of key {key} answers {other:?}"),
-                    Ok(Err(_)) => true,
-                    Err(error) => self.nothing(machine, request.asked, error),
+                    Ok(Err(_)) => {
+                        content = false;
+                        true
+                    }
+                    Err(error) => {
+                        content = false;
+                        self.nothing(machine, request.asked, error)
+                    }
                 },
                 Waiting::Barrier(answer) => match answer.try_recv() {
                     Ok(Ok(index)) => {
@@ -268,6 +293,9 @@ impl World {
                 },
             };
             if answered {
+                if !content {
+                    self.clients[client].home = None;
+                }
                 self.note(client as u64);
                 self.think(client);
             } else {
@@ -289,7 +317,9 @@ impl World {
             TryRecvError::Empty => {
                 let waited = self.now - asked;
                 assert!(waited < ANSWER_MAX, "L5: n{} never answers a request", machine + 1);
-                false
+                let gives_up = waited >= self.profile.patience && !self.healed;
+                self.oracle.unknown += u64::from(gives_up);
+                gives_up
             }
         }
     }

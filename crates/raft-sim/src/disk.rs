@@ -100,8 +100,15 @@ impl Names {
         self.0.iter().map(|(path, inode)| (Path::new(path), inode))
     }
 
-    fn keys(&self) -> impl Iterator<Item = &Path> {
-        self.0.keys().map(Path::new)
+    /// Everything in this directory and below it.
+    fn under(&self, dir: &Path) -> impl Iterator<Item = &Path> {
+        let mut prefix = dir.as_os_str().to_owned();
+        prefix.push("/");
+        let first = self.0.range(prefix.clone()..);
+        first
+            .map(|(path, _)| path)
+            .take_while(move |path| path.as_encoded_bytes().starts_with(prefix.as_encoded_bytes()))
+            .map(Path::new)
     }
 }
 
@@ -114,6 +121,8 @@ enum Naming {
 struct State {
     inodes: BTreeMap<u64, Inode>,
     next_inode: u64,
+    /// How many handles each file has.
+    open: BTreeMap<u64, u64>,
     names: Names,
     durable_names: Names,
     pending_names: BTreeMap<PathBuf, Vec<Naming>>,
@@ -148,6 +157,7 @@ impl SimDisk {
         let state = State {
             inodes: BTreeMap::new(),
             next_inode: 0,
+            open: BTreeMap::new(),
             names: Names::default(),
             durable_names: Names::default(),
             pending_names: BTreeMap::new(),
@@ -185,9 +195,8 @@ impl SimDisk {
                 state.fail_journal = None;
                 state.lose_power(&mut Rng::new(seed));
             }
-            let linked: BTreeSet<u64> =
-                state.names.values().chain(state.durable_names.values()).copied().collect();
-            state.inodes.retain(|inode, _| linked.contains(inode));
+            state.open.clear();
+            state.forget_unlinked();
         });
     }
 
@@ -293,6 +302,15 @@ impl SimDisk {
                 }
             }
             true
+        })
+    }
+
+    /// Where the written part of a file ends: behind it are only zeros.
+    pub fn written(&self, path: &Path) -> u64 {
+        self.with(|state| {
+            let inode = state.names.get(path).and_then(|inode| state.inodes.get(inode));
+            let last = inode.and_then(|inode| inode.cache.iter().rposition(|byte| *byte != 0));
+            last.map_or(0, |last| last as u64 + 1)
         })
     }
 
@@ -515,6 +533,17 @@ impl State {
         u64::try_from(used + len).is_ok_and(|bytes| bytes <= capacity)
     }
 
+    /// Files that have no name any more, neither in the cache nor on the medium, and no handle.
+    fn forget_unlinked(&mut self) {
+        let pending = self.pending_names.values().flatten().filter_map(|change| match change {
+            Naming::Link(_, inode) => Some(*inode),
+            Naming::Rename(..) | Naming::Unlink(_) => None,
+        });
+        let named = self.names.values().chain(self.durable_names.values()).copied();
+        let linked: BTreeSet<u64> = named.chain(pending).chain(self.open.keys().copied()).collect();
+        self.inodes.retain(|inode, _| linked.contains(inode));
+    }
+
     fn lose_power(&mut self, rng: &mut Rng) {
         // A journal commits changes of names in order: a prefix of them survives, per directory.
         for changes in std::mem::take(&mut self.pending_names).into_values() {
@@ -648,6 +677,7 @@ impl Disk for SimDisk {
                     inode
                 }
             };
+            *state.open.entry(inode).or_default() += 1;
             let file = SimFile {
                 state: Arc::clone(&self.state),
                 inode,
@@ -663,7 +693,7 @@ impl Disk for SimDisk {
             if !state.dirs.contains(dir) {
                 return Err(ErrorKind::NotFound.into());
             }
-            let paths = state.names.keys().chain(state.dirs.iter().map(PathBuf::as_path));
+            let paths = state.names.under(dir).chain(state.dirs.iter().map(PathBuf::as_path));
             let names: BTreeSet<String> = paths
                 .filter(|path| path.parent() == Some(dir))
                 .filter_map(|path| path.file_name()?.to_str().map(str::to_owned))
@@ -707,6 +737,10 @@ impl Disk for SimDisk {
                 return Err(io::Error::other("simulated failure of the journal"));
             }
             state.sync_dir(dir);
+            // Now and then is enough to keep within twice of what is in use.
+            if state.inodes.len() > 2 * state.names.0.len() + 32 {
+                state.forget_unlinked();
+            }
             Ok(())
         })
     }
@@ -736,6 +770,21 @@ impl SimFile {
             return Err(io::Error::other("the simulated machine has stopped"));
         }
         f(&mut state)
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // The handles of an earlier process are gone already.
+        if state.boot == self.boot
+            && let Some(handles) = state.open.get_mut(&self.inode)
+        {
+            *handles -= 1;
+            if *handles == 0 {
+                state.open.remove(&self.inode);
+            }
+        }
     }
 }
 

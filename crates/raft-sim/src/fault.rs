@@ -72,6 +72,7 @@ impl World {
             let file = FILES[pick(&mut self.disks, FILES.len())];
             self.machines[machine].disk.fail_sync(file, self.disks.below(5));
             self.failing.insert(machine, now);
+            self.power_follows(machine);
         }
         if self.faults.chance(self.profile.journal_failure, 1000) && self.failing.is_empty() {
             self.machines[machine].disk.fail_journal(self.disks.below(5));
@@ -86,7 +87,7 @@ impl World {
         if self.faults.chance(self.profile.wipe, 1000) && self.may_doom(machine) {
             self.wipe(machine);
         }
-        if self.faults.chance(self.profile.rot, 1000) && self.may_doom(machine) {
+        if self.faults.chance(self.profile.rot, 1000) && self.may_damage(machine) {
             self.rot(machine);
         }
     }
@@ -108,15 +109,27 @@ impl World {
         self.doom(machine);
         self.marks.hit("bits rot");
         let (path, len) = &files[pick(&mut self.disks, files.len())];
-        // Most of a segment is free space: the beginning and the end are of interest.
+        // Most of a segment is free space: the beginning and the end are of interest, and where something stands.
         let near = (*len).min(16 << 10);
         let offset = match self.disks.below(3) {
             0 => self.disks.below(near),
             1 => *len - 1 - self.disks.below(near),
-            _ => self.disks.below(*len),
+            _ => {
+                let written = self.machines[machine].disk.written(path);
+                self.disks.below(written.max(1))
+            }
         };
         let mask = 1 << pick(&mut self.disks, 8);
         self.machines[machine].disk.flip(path, offset, mask);
+        self.power_follows(machine);
+    }
+
+    /// What a disk has lost shows when its machine starts again.
+    fn power_follows(&mut self, machine: usize) {
+        if self.profile.power_follows {
+            let delay = self.faults.below(500_000);
+            self.later(delay, Happening::PowerLoss(machine));
+        }
     }
 
     fn clock_faults(&mut self, machine: usize) {
@@ -146,6 +159,21 @@ impl World {
         }
     }
 
+    /// Somebody restarts a process that was cut off.
+    pub(crate) fn restart(&mut self, machine: usize) {
+        if !self.healed {
+            let (crash, down) = (self.draw_crash(), self.faults.below(50_000));
+            self.stop(machine, crash, down);
+        }
+    }
+
+    pub(crate) fn lose_power(&mut self, machine: usize) {
+        if !self.healed {
+            let (crash, down) = (Crash::Power(self.disks.next_u64()), self.faults.below(300_000));
+            self.stop(machine, crash, down);
+        }
+    }
+
     fn stop(&mut self, machine: usize, crash: Crash, down: u64) {
         if self.machines[machine].process.is_some() {
             self.crash(machine, crash, down);
@@ -167,7 +195,8 @@ impl World {
     /// Whom a fault befalls.
     fn victim(&mut self) -> usize {
         let any = self.any_machine();
-        self.leader().filter(|_| self.profile.hunt).unwrap_or(any)
+        let hunted = self.profile.hunt || self.faults.chance(1, 4);
+        self.leader().filter(|_| hunted).unwrap_or(any)
     }
 
     /// The links carry everything again; where leaders are hunted, all but those of the present one.
@@ -206,5 +235,10 @@ impl World {
         self.marks.hit("partition");
         let delay = self.faults.below(1_500_000);
         self.later(delay, Happening::Heal);
+        if self.profile.cut_off_restarts {
+            // It has heard by then what it missed, or is about to.
+            let delay = delay + self.faults.below(300_000);
+            self.later(delay, Happening::Restart(one));
+        }
     }
 }

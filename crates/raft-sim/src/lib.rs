@@ -11,6 +11,7 @@ mod clock;
 pub mod disk;
 mod fault;
 pub mod linearizability;
+mod liveness;
 mod marks;
 mod model;
 mod network;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use raft::log::RecoveryReport;
+use raft::log::{LogRequest, LogStatus, RecoveryReport};
 use raft::message::PeerMessage;
 use raft_core::{AppendOutcome, Message};
 
@@ -47,6 +47,25 @@ impl Marks {
         }
         if report.segments > 1 {
             self.hit("recovery: several segments");
+        }
+    }
+
+    /// What the log is asked to do that conflicts with what it holds.
+    pub(crate) fn log(&mut self, requests: &[LogRequest], log: &LogStatus) {
+        for request in requests {
+            let LogRequest::Write(persist) = request else { continue };
+            if let Some(from) = persist.truncate_from {
+                self.hit("log: truncated");
+                if from == log.compacted.index.next() {
+                    self.hit("log: truncated where it begins");
+                }
+            }
+            if let Some(snapshot) = &persist.snapshot {
+                self.hit("log: a snapshot takes its place");
+                if snapshot.last_included.index < log.last.index {
+                    self.hit("log: a snapshot takes the place of a longer one");
+                }
+            }
         }
     }
 

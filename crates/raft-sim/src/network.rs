@@ -13,6 +13,8 @@ use crate::process::Machine;
 use crate::profile::pick;
 use crate::world::{Happening, World};
 
+/// Longest way of a message that is very late.
+const VERY_LATE: u64 = 1_500_000;
 /// Messages that are kept for being replayed.
 const RECORDED_MAX: usize = 1000;
 
@@ -205,8 +207,11 @@ impl World {
         message: PeerMessage,
     ) {
         self.marks.message(&message);
-        if let Some(raft) = self.machines[from].process.as_ref().and_then(|p| p.driver.raft()) {
-            self.oracle.leaves(self.machines[from].node(), to, &message, raft);
+        if let Some(process) = &self.machines[from].process
+            && let Some(raft) = process.driver.raft()
+        {
+            let durable = process.log.log().status().hard_state;
+            self.oracle.leaves(self.machines[from].node(), to, &message, raft, durable);
         }
         let Some(to) = self.nodes.get(&to).copied() else { return };
         let Some(id) = self.wires.find(from, to, stream) else { return };
@@ -220,11 +225,11 @@ impl World {
                 self.replay(id, epoch, &message);
             }
             if self.network.chance(self.profile.duplication, 1000) {
-                let late = self.network.below(10 * self.profile.delay_max);
+                let late = self.late(10);
                 self.later(late, Happening::Arrive(id, epoch, Box::new(message.clone())));
             }
             if self.network.chance(self.profile.reordering, 1000) {
-                let late = self.network.below(4 * self.profile.delay_max);
+                let late = self.late(4);
                 self.later(late, Happening::Arrive(id, epoch, Box::new(message)));
                 return;
             }
@@ -234,6 +239,12 @@ impl World {
         connection.last_arrival = (connection.last_arrival + 1).max(now + delay);
         let delay = connection.last_arrival - now;
         self.later(delay, Happening::Arrive(id, epoch, Box::new(message)));
+    }
+
+    /// How late a message comes that keeps no order: seldom so late that terms have passed.
+    fn late(&mut self, times: u64) -> u64 {
+        let long = self.network.chance(self.profile.very_late, 1000);
+        self.network.below(if long { VERY_LATE } else { times * self.profile.delay_max })
     }
 
     /// A message of long ago arrives once more, as long as its connection lasts.

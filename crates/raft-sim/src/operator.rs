@@ -57,6 +57,13 @@ impl World {
             && membership.voters().len() >= 3
     }
 
+    /// Whether this machine's disk may be damaged: as above, and it is not already the one that takes a lost one's
+    /// place. When that is done, nothing would be known of the damage any more.
+    pub(crate) fn may_damage(&self, machine: usize) -> bool {
+        let node = self.machines[machine].node();
+        self.may_doom(machine) && self.operator.doomed.is_none_or(|(_, doomed)| doomed == node)
+    }
+
     pub(crate) fn doom(&mut self, machine: usize) {
         let node = self.machines[machine].node();
         self.operator.doomed.get_or_insert((machine, node));
@@ -109,7 +116,10 @@ impl World {
         };
         let members = leader.membership().members();
         let machines = members.filter_map(|(node, _)| self.nodes.get(&node).copied());
-        machines.filter(|machine| !(self.is_doomed(*machine) && self.operator.refuses)).collect()
+        machines
+            .filter(|machine| !(self.is_doomed(*machine) && self.operator.refuses))
+            .filter(|machine| !self.absent.contains(machine))
+            .collect()
     }
 
     /// No more replacements: a machine whose disk may be damaged stays down.

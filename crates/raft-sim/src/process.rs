@@ -102,6 +102,8 @@ impl Machine {
         let members = (1..=profile.members).map(self::address).collect();
         let first = number <= profile.members;
         let (peers, join) = if first { (members, Vec::new()) } else { (Vec::new(), members) };
+        let nth = usize::try_from(number).unwrap_or_default() % profile.checkpoints.len();
+        let (checkpoint_entries, trailing_entries) = profile.checkpoints[nth];
         let settings = Settings {
             data_dir: DIR.into(),
             address: address.clone(),
@@ -111,8 +113,11 @@ impl Machine {
             election_timeout_max: millis(300),
             heartbeat_interval: millis(50),
             request_timeout: Some(Duration::from_secs(3)),
-            checkpoint_entries: profile.checkpoint_entries,
-            trailing_entries: profile.trailing_entries,
+            checkpoint_entries,
+            trailing_entries,
+            append_entries_max: profile.append_entries,
+            append_bytes_max: profile.append_bytes,
+            inflight_messages_max: profile.inflight_messages,
             // Else the operator sees to it.
             readmit_after: rng.chance(1, 2).then(|| millis(100 + rng.below(1000))),
             ..Settings::default()

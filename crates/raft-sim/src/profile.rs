@@ -26,6 +26,9 @@ impl Default for Options {
 /// How far two clocks run apart at most, in millionths; what leases declare.
 pub(crate) const DRIFT_MAX_PPM: u64 = 20_000;
 
+/// Members and spares together are no more than this.
+const MACHINES_MAX: usize = 16;
+
 /// Rates are in thousandths of a chance at each occasion, delays in microseconds.
 #[derive(Clone, Debug)]
 pub struct Profile {
@@ -39,6 +42,8 @@ pub struct Profile {
     pub replay: u64,
     /// It overtakes or is overtaken.
     pub reordering: u64,
+    /// One that is repeated or overtaken comes more than a second late.
+    pub very_late: u64,
     /// A connection breaks.
     pub reset: u64,
     /// Longest usual delay of a message.
@@ -57,6 +62,8 @@ pub struct Profile {
     pub partition: u64,
     /// It is the leader that is cut off or dies, and the next one as soon as that is over.
     pub hunt: bool,
+    /// Whoever was cut off is restarted once it no longer is.
+    pub cut_off_restarts: bool,
     /// A process is paused.
     pub pause: u64,
     /// A sync of a file fails.
@@ -67,6 +74,8 @@ pub struct Profile {
     pub full: u64,
     /// A disk is lost, and its machine goes on with an empty one.
     pub wipe: u64,
+    /// A machine whose disk fails or rots loses power soon after.
+    pub power_follows: bool,
     /// Bits of a disk rot.
     pub rot: u64,
     /// A power loss tears whole pages, not only the sectors that are being written.
@@ -83,14 +92,20 @@ pub struct Profile {
     pub shrink: bool,
     /// Somebody hands leadership over.
     pub transfer: u64,
+    /// When the faults end, only a quorum is there for a while: it must do.
+    pub only_a_quorum: bool,
     /// Lease reads are switched on (and off) by whoever changes the membership.
     pub lease: bool,
+    /// Entries of one message.
+    pub append_entries: usize,
+    /// Bytes of one message with more than one entry.
+    pub append_bytes: usize,
+    /// Messages in flight to one follower.
+    pub inflight_messages: usize,
     /// Bytes of a log segment.
     pub segment_bytes: u64,
-    /// Entries between two checkpoints.
-    pub checkpoint_entries: u64,
-    /// Entries kept behind a checkpoint.
-    pub trailing_entries: u64,
+    /// Of each machine: entries between two checkpoints, and entries kept behind one.
+    pub checkpoints: Vec<(u64, u64)>,
     /// Bytes of a revision segment of the store.
     pub store_segment_bytes: u64,
     /// Clients, each with one request at a time.
@@ -101,26 +116,38 @@ pub struct Profile {
     pub value_bytes: u64,
     /// Longest pause of a client between two requests.
     pub think_max: u64,
+    /// Nobody asks for anything in every other half of a second.
+    pub quiet_windows: bool,
+    /// A client stays with whom it asked last for as long as it gets answers there, and goes to the leader then.
+    pub sticky: bool,
+    /// How long a client waits before it gives up and asks for something else.
+    pub patience: u64,
 }
 
 impl Profile {
     pub(crate) fn draw(rng: &mut Rng, options: &Options) -> Self {
-        let mut more = rng.split(7);
+        let (mut more, mut third) = (rng.split(7), rng.split(8));
         let mut rate = |max: u64| if rng.chance(1, 2) { 1 + rng.below(max) } else { 0 };
         let (loss, duplication, reordering) = (rate(50), rate(50), rate(100));
         let (reset, disk_stall, pause) = (rate(5), rate(5), rate(10));
         let (crash, power, blackout) = (rate(20), rate(20), rate(4));
-        let (mut partition, sync_failure) = (rate(20), rate(5));
+        let (mut partition, sync_failure) = (rate(60), rate(5));
         let drawn = [1, 3, 3, 3, 3, 5, 5][pick(rng, 7)];
         let members = options.members.unwrap_or(drawn);
         let mut seldom = |max: u64| if more.chance(1, 4) { 1 + more.below(max) } else { 0 };
         let (journal_failure, full, clock) = (seldom(4), seldom(8), seldom(10));
         let (mut wipe, mut rot) = (seldom(10), seldom(10));
         let mut page_tears = seldom(2) > 0;
-        let (transfer, replay) = (seldom(20), seldom(30));
+        let (mut transfer, replay) = (seldom(20), seldom(30));
         let hunt = seldom(4) > 0;
-        let change = if more.chance(1, 2) { 5 + more.below(60) } else { 0 };
+        let mut change = if more.chance(1, 2) { 5 + more.below(60) } else { 0 };
         let shrink = change > 0 && more.chance(1, 2);
+        // Leases live and die with handovers, and whoever changes the membership switches them on.
+        let lease = clock == 0 && third.chance(1, 3);
+        if lease {
+            change = change.max(30);
+            transfer = transfer.max(third.below(60));
+        }
         // Whoever loses a disk needs a quorum of others, and somebody who replaces the member.
         if shrink || members < 3 {
             (wipe, rot, page_tears) = (0, 0, false);
@@ -128,9 +155,32 @@ impl Profile {
         if hunt {
             partition = partition.max(20);
         }
-        let lease = change > 0 && clock == 0 && more.chance(1, 2);
+        let mut limits = || {
+            let entries = [1, 10, 50, 100_000][pick(&mut third, 4)];
+            (entries, [0, 0, 5, 100][pick(&mut third, 4)])
+        };
+        // Members that are configured alike, and such that are not.
+        let alike = limits();
+        let checkpoints: Vec<(u64, u64)> = (0..MACHINES_MAX).map(|_| limits()).collect();
+        let checkpoints =
+            if third.chance(1, 2) { vec![alike; checkpoints.len()] } else { checkpoints };
+        let often = checkpoints.iter().any(|(entries, _)| *entries == 1);
+        let store_segment_bytes = [256, 4096, 1 << 20][pick(&mut third, 3)];
+        // Every checkpoint writes the last segment anew, and looks through the files of all others.
+        let store_segment_bytes = if often { 4096 } else { store_segment_bytes };
+        let quiet = change == 0 && wipe + rot == 0 && !page_tears;
         Self {
             members,
+            very_late: if third.chance(1, 3) { 200 } else { 0 },
+            power_follows: third.chance(1, 2),
+            only_a_quorum: quiet && members > 2 && third.chance(2, 3),
+            append_entries: [4096, 4096, 1, 3][pick(&mut third, 4)],
+            append_bytes: [1 << 20, 1 << 20, 100][pick(&mut third, 3)],
+            inflight_messages: [256, 256, 1, 3][pick(&mut third, 4)],
+            quiet_windows: third.chance(1, 3),
+            sticky: third.chance(1, 2),
+            cut_off_restarts: third.chance(1, 2),
+            patience: [u64::MAX, u64::MAX, 500_000, 50_000][pick(&mut third, 4)],
             loss,
             duplication,
             replay,
@@ -159,9 +209,8 @@ impl Profile {
             transfer,
             lease,
             segment_bytes: [16 << 10, 64 << 10, 256 << 10][pick(rng, 3)],
-            checkpoint_entries: [10, 50, 100_000][pick(rng, 3)],
-            trailing_entries: [0, 5, 100][pick(rng, 3)],
-            store_segment_bytes: [256, 4096, 1 << 20][pick(rng, 3)],
+            checkpoints,
+            store_segment_bytes,
             clients: 1 + rng.below([4, 12, 24][pick(&mut more, 3)]),
             keys: [1, 4, 50][pick(rng, 3)],
             value_bytes: [8, 100, 4000][pick(rng, 3)],

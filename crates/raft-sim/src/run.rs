@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
 
 use crate::marks::Marks;
 use crate::profile::{Options, Profile};
@@ -94,24 +93,7 @@ fn run_to_the_end(seed: u64, options: &Options) -> Report {
         world.run_until(at);
         world.match_logs();
     }
-    world.heal();
-    // Formation may have to wait for its grace period, and a paused disk for its stall.
-    let patience = Duration::from_secs(8);
-    world.await_that(patience, "no leader", |world| world.leader().is_some());
-    world.await_that(patience, "clients wait", World::clients_idle);
-    for machine in world.sound_members() {
-        demand_write(&mut world, machine, patience);
-    }
-    world.await_that(patience, "members do not converge", World::converged);
-    let term = world.oracle.term();
-    world.run_until(world.now + 3_000_000);
-    assert!(
-        world.oracle.term() == term && world.converged(),
-        "L4: the term changes though nothing fails\n{}",
-        world.picture()
-    );
-    world.match_logs();
-    world.compare_states();
+    world.demand_progress();
     Report {
         trace: world.digest(),
         events: world.events,
@@ -119,29 +101,8 @@ fn run_to_the_end(seed: u64, options: &Options) -> Report {
         reads: world.oracle.reads,
         unknown: world.oracle.unknown,
         crashes: world.crashes,
-        terms: term.0,
+        terms: world.oracle.term().0,
         micros: world.now,
         marks: world.marks,
     }
-}
-
-/// A fresh write goes through this member, unless a change that was asked for earlier removes it.
-fn demand_write(world: &mut World, machine: usize, patience: Duration) {
-    let acked = world.oracle.acked;
-    for _ in 0..20 {
-        world.await_that(patience, "no leader", |world| {
-            let up = world.machines[machine].process.is_some();
-            world.leader().is_some() && (up || !world.sound_members().contains(&machine))
-        });
-        if world.machines[machine].process.is_none() {
-            return;
-        }
-        world.write_through(machine);
-        world.await_that(patience, "no answer", World::clients_idle);
-        if world.oracle.acked > acked {
-            return;
-        }
-        world.run_until(world.now + 50_000);
-    }
-    panic!("no write goes through\n{}", world.picture());
 }

@@ -1,8 +1,7 @@
 //! One run: machines, wires and clients in virtual time, one happening after the other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use raft::apply::{ApplyCompletion, ApplyRequest};
 use raft::error::NodeError;
@@ -41,6 +40,10 @@ pub(crate) enum Happening {
     Broken(u64),
     /// A process dials whomever it is not connected to.
     Dial(usize, u64),
+    /// Somebody restarts a process.
+    Restart(usize),
+    /// A machine loses power.
+    PowerLoss(usize),
     /// A machine starts its process.
     Start(usize),
     /// A paused process goes on.
@@ -80,6 +83,10 @@ pub(crate) struct World {
     pub(crate) audits: Rng,
     /// No faults from now on.
     pub(crate) healed: bool,
+    /// Machines that have ever belonged to the cluster.
+    pub(crate) formed: BTreeSet<usize>,
+    /// Machines that are not there although the faults are over: the others must do.
+    pub(crate) absent: BTreeSet<usize>,
     /// What a blown fuse means on each machine.
     pub(crate) fuses: BTreeMap<usize, Crash>,
     /// Machines whose next stop by a failed disk is the world's doing, and when that was still to come.
@@ -120,6 +127,8 @@ impl World {
             workload: rng.split(5),
             audits: rng.split(6),
             healed: false,
+            formed: BTreeSet::new(),
+            absent: BTreeSet::new(),
             fuses: BTreeMap::new(),
             failing: BTreeMap::new(),
             operator: Operator::default(),
@@ -180,6 +189,8 @@ impl World {
             | Happening::Dial(machine, life) => Some((*machine, *life)),
             Happening::Arrive(..)
             | Happening::Broken(_)
+            | Happening::Restart(_)
+            | Happening::PowerLoss(_)
             | Happening::Start(_)
             | Happening::Resume(_)
             | Happening::Heal
@@ -212,6 +223,8 @@ impl World {
                 self.dial(machine);
                 self.later(DIAL, Happening::Dial(machine, life));
             }
+            Happening::Restart(machine) => self.restart(machine),
+            Happening::PowerLoss(machine) => self.lose_power(machine),
             Happening::Start(machine) => self.start(machine),
             Happening::Resume(machine) => self.machines[machine].paused = false,
             Happening::Heal => self.partition_ends(),
@@ -242,7 +255,7 @@ impl World {
     // Starting and stopping.
 
     fn start(&mut self, machine: usize) {
-        if self.machines[machine].process.is_some() {
+        if self.machines[machine].process.is_some() || self.absent.contains(&machine) {
             return;
         }
         // Sometimes the machine stops again in the middle of its recovery.
@@ -322,7 +335,7 @@ impl World {
         self.machines[machine].paused = false;
         if matches!(crash, Crash::Power(_)) && self.profile.page_tears && !self.healed {
             // A batch of which nobody can say whether it was synced ends a member: no more of them than may go.
-            let tears = self.may_doom(machine);
+            let tears = self.may_damage(machine);
             if tears {
                 self.doom(machine);
             }
@@ -440,6 +453,10 @@ impl World {
         process.apply_queue.extend(out.apply);
         process.snapshot_queue.extend(out.snapshot);
         process.facts.cluster = out.formed.or(process.facts.cluster);
+        if out.formed.is_some() {
+            self.formed.insert(machine);
+        }
+        let Some(process) = self.process(machine) else { return };
         process.epoch = out.epoch;
         process.last_durable = out.last_durable;
         process.facts.epochs_seen.extend(out.peer_epochs);
@@ -523,6 +540,9 @@ impl World {
         let Some(process) = self.process(machine) else { return };
         let requests = std::mem::take(&mut process.log_queue);
         process.log_busy = false;
+        let begins = process.log.log().status();
+        self.marks.log(&requests, &begins);
+        let Some(process) = self.process(machine) else { return };
         let completions = process.log.handle(requests);
         self.log_done(machine, completions);
         // As the log's thread: what is durable is told before the next segment is made ready.
@@ -601,6 +621,9 @@ impl World {
             return;
         };
         self.check_progress(raft);
+        if self.profile.lease {
+            self.check_leases();
+        }
         let before = self.oracle.committed();
         self.oracle.observe(raft);
         let after = self.oracle.committed();
@@ -624,36 +647,6 @@ impl World {
         oracle.observe_all(rafts);
     }
 
-    // Life after the faults.
-
-    /// Ends all faults for good.
-    pub(crate) fn heal(&mut self) {
-        self.healed = true;
-        self.wires.blocked.clear();
-        self.fuses.clear();
-        self.give_up_doomed();
-        for machine in 0..self.machines.len() {
-            self.machines[machine].paused = false;
-            self.machines[machine].disk.set_fuse(None);
-            self.machines[machine].disk.set_capacity(None);
-            self.machines[machine].disk.fail_no_more();
-            if self.machines[machine].disk.is_read_only() {
-                self.crash(machine, Crash::Power(0), 0);
-            }
-            self.machines[machine].clock.repair(self.now);
-            if self.is_doomed(machine) && self.operator.refuses {
-                continue;
-            }
-            self.later(0, Happening::Start(machine));
-            let life = self.machines[machine].life;
-            self.later(0, Happening::Turn(machine, life));
-            // Work that a slow disk had planned for much later.
-            for happening in [Happening::Log(machine, life), Happening::Snapshot(machine, life)] {
-                self.later(1_000, happening);
-            }
-        }
-    }
-
     /// The established leader of the highest term.
     pub(crate) fn leader(&self) -> Option<usize> {
         let leaders = (0..self.machines.len()).filter_map(|machine| {
@@ -661,15 +654,6 @@ impl World {
             raft.is_established().then_some((raft.current_term(), machine))
         });
         leaders.max().map(|(_, machine)| machine)
-    }
-
-    pub(crate) fn await_that(&mut self, limit: Duration, what: &str, done: impl Fn(&Self) -> bool) {
-        let limit = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
-        let end = self.now + limit;
-        while !done(self) {
-            assert!(self.now < end, "no progress: {what}\n{}", self.picture());
-            self.run_until(self.now + 5_000);
-        }
     }
 
     /// Every member for a person to read.
@@ -702,34 +686,6 @@ impl World {
             text += "\n";
         }
         text
-    }
-
-    /// All members that have their disks are up, equal, and have applied everything.
-    pub(crate) fn converged(&self) -> bool {
-        let Some(leader) = self.leader().and_then(|leader| self.raft(leader)) else {
-            return false;
-        };
-        let last = leader.last_log();
-        leader.commit_index() == last.index
-            && !leader.membership().is_joint()
-            && self.sound_members().into_iter().all(|machine| {
-                self.machines[machine].process.as_ref().is_some_and(|process| {
-                    process.apply.applied() == last.index
-                        && process.driver.raft().is_some_and(|raft| {
-                            raft.last_log() == last
-                                && raft.digest_at(last.index) == leader.digest_at(last.index)
-                        })
-                })
-            })
-    }
-
-    /// The state of all members at the end.
-    pub(crate) fn compare_states(&mut self) {
-        for machine in &self.machines {
-            if let Some(process) = &machine.process {
-                self.oracle.state(machine.node(), process.apply.applied(), process.digest());
-            }
-        }
     }
 
     /// How a machine stops.

@@ -6,6 +6,7 @@
 
 mod cluster;
 mod disk;
+mod exhaustive;
 mod oracle;
 mod random;
 mod scripts;

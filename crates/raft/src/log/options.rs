@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use raft_core::{
-    ClusterId, EntryId, GroupId, Incarnation, LogIdentity, MemberId, Membership, NodeId, Recovered,
+    ClusterId, EntryId, GroupId, HardState, Incarnation, LogIdentity, MemberId, Membership, NodeId,
+    Recovered,
 };
 
 use crate::error::NodeError;
@@ -179,6 +180,8 @@ pub struct LogStatus {
     pub compacted: EntryId,
     /// The last durable entry.
     pub last: EntryId,
+    /// Term and vote as they are durable.
+    pub hard_state: HardState,
     /// The durable epoch (decision 10): advances at start, segment roll and hard-state write.
     pub durable_epoch: u64,
     /// The number of the last synced batch.

@@ -275,6 +275,7 @@ impl<D: Disk> Log<D> {
         LogStatus {
             compacted: body.map_or(EntryId::ZERO, |body| body.compacted.id),
             last: body.map_or(EntryId::ZERO, |body| body.last.id),
+            hard_state: self.promises.hard_state,
             durable_epoch: self.promises.durable_epoch,
             sync_epoch: body.map_or(0, |body| body.sync_epoch),
             segments: body.map_or(0, |body| body.segments.len()),

@@ -65,6 +65,14 @@ pub struct Settings {
     pub trailing_entries: u64,
     /// Payload bytes kept in the log behind a checkpoint.
     pub trailing_bytes: u64,
+    /// Payload bytes of one AppendEntries, as long as it holds more than one entry (1 MiB).
+    pub append_bytes_max: usize,
+    /// Entries of one AppendEntries (4096).
+    pub append_entries_max: usize,
+    /// AppendEntries in flight to one follower (256).
+    pub inflight_messages_max: usize,
+    /// Payload bytes in flight to one follower: memory that a slow peer can pin (16 MiB).
+    pub inflight_bytes_max: usize,
     /// How long a shutdown waits for leadership to be handed over.
     pub handover_timeout: Duration,
     /// The embedder accepts connections and hands those of peers over with [`Node::accept`].
@@ -108,6 +116,10 @@ impl Default for Settings {
             checkpoint_bytes: 64 << 20,
             trailing_entries: 10_000,
             trailing_bytes: 16 << 20,
+            append_bytes_max: 1 << 20,
+            append_entries_max: 4096,
+            inflight_messages_max: 256,
+            inflight_bytes_max: 16 << 20,
             handover_timeout: Duration::from_secs(1),
             external_listener: false,
             cluster_secret: None,
@@ -162,12 +174,19 @@ impl Settings {
     /// The protocol's settings for `node`.
     #[must_use]
     pub fn core_config(&self, node: NodeId) -> raft_core::Config {
-        raft_core::Config::new(
+        let config = raft_core::Config::new(
             node,
             self.election_timeout_min,
             self.election_timeout_max,
             self.heartbeat_interval,
-        )
+        );
+        raft_core::Config {
+            append_bytes_max: self.append_bytes_max,
+            append_entries_max: self.append_entries_max,
+            inflight_messages_max: self.inflight_messages_max,
+            inflight_bytes_max: self.inflight_bytes_max,
+            ..config
+        }
     }
 
     /// Checks that the settings fit together. Touches nothing.

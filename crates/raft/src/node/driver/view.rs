@@ -268,7 +268,9 @@ impl<S: StateMachine> Driver<S> {
             }
         }
         // Whoever waits for an answer there may be another node than the member that is known at that address: a
-        // wiped one must hear that it is. But a member that is reached there stays: a stranger only says so.
+        // wiped one must hear that it is. But a member that is reached there stays: a stranger only says so. And once
+        // the caller itself is reached there it is dialled as who it is: it may have replaced that member while this
+        // node was away, lead by now, and want its snapshot answered.
         for (address, node) in &self.callers {
             let answers = |node: &NodeId| self.connected.get(node) == Some(address);
             let expected = match dial.get(address.as_str()).copied().flatten() {

@@ -280,6 +280,35 @@ fn a_member_that_lags_answers_a_leader_it_has_never_heard_of() {
     assert_eq!(dialled(&mut world, away).get("n4"), Some(&Some(node)));
 }
 
+/// Found by the simulator: a founder's machine had been replaced, and its successor led. A member that was added with
+/// nothing but the founding configuration dialled that address as nobody's in particular, so that its answers to the
+/// successor's snapshots, which are for members only, never travelled.
+#[test]
+fn a_leader_that_replaced_a_founder_gets_its_snapshots_answered() {
+    let mut world = World::cluster(3);
+    world.until_leader();
+    let away = world.follower();
+    let other = (1..=3).find(|number| *number != away).unwrap();
+    world.run(Duration::from_millis(50));
+    let founder = world.status(other).node;
+    assert_eq!(dialled(&mut world, away).get(&address(other)), Some(&Some(founder)));
+    // The founder is gone; whoever is there now calls.
+    world.kill(other);
+    world.run(Duration::from_millis(50));
+    world.add(4, |settings| settings.join = vec![address(1), address(2), address(3)]);
+    let mut hello = world.hello(&address(4));
+    hello.cluster = world.status(away).cluster_id;
+    hello.address = address(other);
+    let successor = hello.node;
+    world.up(away).inbox.push_back(Input::Accepted(hello.clone()));
+    world.run(Duration::from_millis(50));
+    assert_eq!(dialled(&mut world, away).get(&address(other)), Some(&None), "whoever is there");
+    let connected = Input::Connected { hello, address: address(other), stream: Stream::Control };
+    world.up(away).inbox.push_back(connected);
+    world.run(Duration::from_millis(50));
+    assert_eq!(dialled(&mut world, away).get(&address(other)), Some(&Some(successor)));
+}
+
 /// Found by the simulator: a member that was added and restarted before it had stored anything asked only the
 /// founders whether it had lost something. They were gone, and it stayed silent for ever.
 #[test]
