@@ -15,6 +15,9 @@ use crate::world::{Happening, World};
 
 /// Longest way of a message that is very late.
 const VERY_LATE: u64 = 1_500_000;
+/// Messages on their way on one connection. Beyond it the connection breaks, as the transport's do when their queue is
+/// full: without order every refusal may be answered with a whole window, and each of its messages with a refusal.
+const ON_THE_WAY_MAX: u64 = 2000;
 /// Messages that are kept for being replayed.
 const RECORDED_MAX: usize = 1000;
 
@@ -28,6 +31,8 @@ pub(crate) struct Connection {
     pub(crate) lives: (u64, u64),
     /// When the last message arrives: the next one comes later.
     pub(crate) last_arrival: u64,
+    /// Messages that have left and not arrived.
+    pub(crate) on_the_way: u64,
     /// It carries nothing any more, which the caller has not noticed yet.
     pub(crate) dead: bool,
 }
@@ -53,7 +58,8 @@ impl Wires {
         now: u64,
     ) -> u64 {
         self.next += 1;
-        let connection = Connection { from, to, stream, lives, last_arrival: now, dead: false };
+        let connection =
+            Connection { from, to, stream, lives, last_arrival: now, on_the_way: 0, dead: false };
         self.connections.insert(self.next, connection);
         self.next
     }
@@ -215,6 +221,10 @@ impl World {
         }
         let Some(to) = self.nodes.get(&to).copied() else { return };
         let Some(id) = self.wires.find(from, to, stream) else { return };
+        if self.wires.get_mut(id).is_some_and(|wire| wire.on_the_way >= ON_THE_WAY_MAX) {
+            self.marks.hit("connection broken: too much on the way");
+            return self.cut(id);
+        }
         let delay = 30 + self.network.below(self.delay_max());
         let protocol = matches!(message, PeerMessage::Raft(_)) && !self.healed;
         if protocol {
@@ -226,18 +236,24 @@ impl World {
             }
             if self.network.chance(self.profile.duplication, 1000) {
                 let late = self.late(10);
-                self.later(late, Happening::Arrive(id, epoch, Box::new(message.clone())));
+                self.set_out(id, epoch, message.clone(), late);
             }
             if self.network.chance(self.profile.reordering, 1000) {
                 let late = self.late(4);
-                self.later(late, Happening::Arrive(id, epoch, Box::new(message)));
-                return;
+                return self.set_out(id, epoch, message, late);
             }
         }
         let now = self.now;
         let Some(connection) = self.wires.get_mut(id) else { return };
         connection.last_arrival = (connection.last_arrival + 1).max(now + delay);
         let delay = connection.last_arrival - now;
+        self.set_out(id, epoch, message, delay);
+    }
+
+    fn set_out(&mut self, id: u64, epoch: u64, message: PeerMessage, delay: u64) {
+        if let Some(connection) = self.wires.get_mut(id) {
+            connection.on_the_way += 1;
+        }
         self.later(delay, Happening::Arrive(id, epoch, Box::new(message)));
     }
 
@@ -254,7 +270,7 @@ impl World {
             if let Some((id, epoch, message)) = self.wires.recorded.get(nth).cloned() {
                 self.marks.hit("a message replayed");
                 let late = self.network.below(self.profile.delay_max);
-                self.later(late, Happening::Arrive(id, epoch, Box::new(message)));
+                self.set_out(id, epoch, message, late);
             }
         }
         if self.wires.recorded.len() >= RECORDED_MAX {
@@ -269,6 +285,7 @@ impl World {
 
     pub(crate) fn arrive(&mut self, id: u64, epoch: u64, message: PeerMessage) {
         let Some(connection) = self.wires.get_mut(id) else { return };
+        connection.on_the_way = connection.on_the_way.saturating_sub(1);
         if connection.dead {
             return;
         }
