@@ -36,6 +36,8 @@ pub(crate) async fn snapshot_kill(cluster: &mut Cluster, options: &Options) -> R
     let sender = cluster.wait_for_leader().await?;
     let second = bytes_in(&folder)?;
     cluster.kill(sender)?;
+    // Back before the two others agree, the same member would lead and send again.
+    cluster.wait_for_leader().await?;
     cluster.start(sender)?;
     cluster.compare_members().await?;
 
