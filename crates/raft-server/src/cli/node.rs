@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::{NodeArgs, complain, signals::Signals};
 use crate::config::{self, MemberAddress, NodeConfig};
-use crate::etcd::{self, Etcd, StoreView};
+use crate::etcd::{self, Etcd, StoreView, Tokens};
 use crate::exit::Exit;
 use crate::front::{self, Doors, Front};
 use crate::logging::{self, Color};
@@ -74,6 +74,13 @@ async fn start(args: &NodeArgs, color: Color) -> Result<Member, Refusal> {
             text: format!("rusty-raft: --join: {reason}\n\nNothing was written."),
         })?;
     }
+    let tokens = Tokens::load(&config.settings.tuning.tokens()).map_err(|wrong| Refusal {
+        exit: Exit::BadConfiguration,
+        text: format!(
+            "rusty-raft: {}: auth_token: {wrong}\n\nNothing was written.",
+            args.config.display()
+        ),
+    })?;
     logging::init(color);
     for warning in &config.warnings {
         tracing::warn!("{}: {}: {}", warning.place, warning.field, warning.advice);
@@ -113,7 +120,8 @@ async fn start(args: &NodeArgs, color: Color) -> Result<Member, Refusal> {
         quota_bytes,
         learners_max: config.settings.learners_max,
     };
-    let (etcd, tasks) = Etcd::start(node.clone(), view, (settings, meters), stopping.clone());
+    let (etcd, tasks) =
+        Etcd::start(node.clone(), view, (settings, tokens, meters), stopping.clone());
     let peers = node.clone();
     let front =
         Front::new((etcd.router(), etcd.metrics()), move |socket| peers.accept(socket), stopping);

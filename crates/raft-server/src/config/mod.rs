@@ -7,6 +7,7 @@
 mod problem;
 mod scan;
 mod text;
+mod tokens;
 mod tuning;
 
 use std::collections::HashMap;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 pub use self::problem::{Place, Problem};
 use self::text::{Kind, Text};
+pub use self::tokens::{JwtConfig, TOKEN_TTL, TokenConfig};
 pub use self::tuning::{SecretText, Tuning};
 
 /// The first member of `cluster` listens here unless the file says otherwise.

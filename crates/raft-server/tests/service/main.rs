@@ -14,6 +14,7 @@ mod kv;
 mod leases;
 mod maintenance;
 mod membership;
+mod no_quorum;
 mod other_cluster;
 mod port;
 mod recipes;

@@ -13,13 +13,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
-use raft_core::{Command as _, Index, Member, MemberId, MembershipStep, NodeId, StateMachine};
+use raft_core::{Command as _, Index, Member, MemberId, MembershipStep, NodeId, Rng, StateMachine};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::entry_header::{EntryHeader, HEADER_BYTES, Session};
 use crate::error::{AdminError, NodeError, ProposeError, ReadError};
 use crate::message::Admin;
-use crate::node::request::{Budget, Request, node_of};
+use crate::node::member_info::awaited;
+use crate::node::request::{Budget, Request};
 
 pub mod admin;
 mod applied;
@@ -200,10 +201,7 @@ impl<S: StateMachine> Node<S> {
     pub async fn transfer_leadership(&self, target: Option<MemberId>) -> Result<(), AdminError> {
         let target = match target {
             None => None,
-            Some(member) => {
-                let node = node_of(&self.status().membership, member);
-                Some(node.ok_or_else(|| self.no_such_member(member))?)
-            }
+            Some(member) => Some(self.find(member).await?),
         };
         self.admin(Admin::Transfer(target)).await.map(|_| ())
     }
@@ -215,11 +213,23 @@ impl<S: StateMachine> Node<S> {
         answer.await.unwrap_or(Err(AdminError::Unknown))
     }
 
-    fn no_such_member(&self, member: MemberId) -> AdminError {
-        AdminError::Refused(raft_core::MembershipError::NotAMember(NodeId {
-            member,
-            ..NodeId::default()
-        }))
+    /// The member with this id, or known by it. That there is none is only said with what the cluster knows: this node
+    /// may lag.
+    async fn find(&self, member: MemberId) -> Result<NodeId, AdminError> {
+        if let Some(node) = self.status().find(member) {
+            return Ok(node);
+        }
+        self.read_index().await.map_err(|error| match error {
+            ReadError::Stopped => AdminError::Stopped,
+            // Nothing was asked for yet.
+            ReadError::NoLeader | ReadError::TimedOut | ReadError::Overloaded => {
+                AdminError::NoLeader
+            }
+        })?;
+        self.status().find(member).ok_or_else(|| {
+            let nobody = NodeId { member, ..NodeId::default() };
+            AdminError::Refused(raft_core::MembershipError::NotAMember(nobody))
+        })
     }
 
     /// The node's state at the end of its last turn. No lock, no waiting.
@@ -303,6 +313,23 @@ impl<S: StateMachine> Members<'_, S> {
         self.add_as(info, false).await
     }
 
+    /// Adds a member that has yet to start at `info.peer_address`, and returns at once, with the id by which it is to be
+    /// known. Until an empty node starts there, it is a learner that nobody is; then that node takes its place, and gets
+    /// a vote once it has caught up if `voter`. So it never counts before it is there.
+    ///
+    /// # Errors
+    /// When the leader refuses, or there is none.
+    pub async fn invite(&self, info: MemberInfo, voter: bool) -> Result<MemberId, AdminError> {
+        // Random, since this node's id is, and another one for each request.
+        let own = self.node.status().node.member.0;
+        let member = MemberId(Rng::new(own ^ self.node.next_request().rotate_left(24)).next_u64());
+        let info = MemberInfo { known_as: None, ..info };
+        let node = awaited(member);
+        let member = Member { info: info.encode(), auto_promote: voter };
+        self.change(vec![MembershipStep::AddLearner { node, member }]).await?;
+        Ok(node.member)
+    }
+
     async fn add_as(&self, info: MemberInfo, voter: bool) -> Result<(), AdminError> {
         let (waiter, answer) = oneshot::channel();
         let request = self.node.next_request();
@@ -317,7 +344,8 @@ impl<S: StateMachine> Members<'_, S> {
     /// # Errors
     /// When it is not one, or has not caught up.
     pub async fn promote(&self, member: MemberId) -> Result<(), AdminError> {
-        self.change(vec![MembershipStep::Promote(self.find(member)?)]).await
+        let node = self.node.find(member).await?;
+        self.change(vec![MembershipStep::Promote(node)]).await
     }
 
     /// Makes a voter a learner.
@@ -325,7 +353,8 @@ impl<S: StateMachine> Members<'_, S> {
     /// # Errors
     /// When it is not one, or no voter would be left.
     pub async fn demote(&self, member: MemberId) -> Result<(), AdminError> {
-        self.change(vec![MembershipStep::Demote(self.find(member)?)]).await
+        let node = self.node.find(member).await?;
+        self.change(vec![MembershipStep::Demote(node)]).await
     }
 
     /// Removes a member for ever.
@@ -333,7 +362,8 @@ impl<S: StateMachine> Members<'_, S> {
     /// # Errors
     /// When it is not one, or no voter would be left.
     pub async fn remove(&self, member: MemberId) -> Result<(), AdminError> {
-        self.change(vec![MembershipStep::Remove(self.find(member)?)]).await
+        let node = self.node.find(member).await?;
+        self.change(vec![MembershipStep::Remove(node)]).await
     }
 
     /// Replaces a member's name and addresses.
@@ -341,13 +371,14 @@ impl<S: StateMachine> Members<'_, S> {
     /// # Errors
     /// When there is no such member.
     pub async fn update(&self, member: MemberId, info: &MemberInfo) -> Result<(), AdminError> {
-        let node = self.find(member)?;
+        let node = self.node.find(member).await?;
         let status = self.node.status();
         let known = status.membership.member(node);
         let auto_promote = known.is_some_and(|member| member.auto_promote);
         let known = known.and_then(|member| MemberInfo::decode(&member.info)).unwrap_or_default();
-        // What its program knows is for the member to say.
-        let info = MemberInfo { feature_level: known.feature_level, ..info.clone() };
+        // What its program knows is for the member to say, and its ids stay.
+        let MemberInfo { feature_level, known_as, .. } = known;
+        let info = MemberInfo { feature_level, known_as, ..info.clone() };
         let member = Member { info: info.encode(), auto_promote };
         self.change(vec![MembershipStep::Update { node, member }]).await
     }
@@ -358,10 +389,5 @@ impl<S: StateMachine> Members<'_, S> {
     /// When a step makes no sense.
     pub async fn change(&self, steps: Vec<MembershipStep>) -> Result<(), AdminError> {
         self.node.admin(Admin::Membership(steps)).await.map(|_| ())
-    }
-
-    fn find(&self, member: MemberId) -> Result<NodeId, AdminError> {
-        let status = self.node.status();
-        node_of(&status.membership, member).ok_or_else(|| self.node.no_such_member(member))
     }
 }

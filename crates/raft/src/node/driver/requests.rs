@@ -174,7 +174,8 @@ impl<S: StateMachine> Driver<S> {
             "announces its changed attributes"
         );
         self.announced = Some(now);
-        let member = Member { info: self.info.encode(), auto_promote: member.auto_promote };
+        let info = MemberInfo { known_as: known.known_as, ..self.info.clone() };
+        let member = Member { info: info.encode(), auto_promote: member.auto_promote };
         let steps = vec![MembershipStep::Update { node: self.node, member }];
         // The upper half of a start's numbers is the driver's own.
         let request = first_request(self.epoch) | (1 << 39) | (now.as_micros() & ((1 << 39) - 1));

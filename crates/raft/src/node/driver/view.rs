@@ -12,7 +12,7 @@ use crate::error::{NodeError, ReadError};
 use crate::node::belonging::{check_configured, check_owner};
 use crate::node::feature_level;
 use crate::node::formation_message::Founding;
-use crate::node::member_info::MemberInfo;
+use crate::node::member_info::{MemberInfo, is_awaited};
 use crate::node::pending::Read;
 use crate::node::status::{MemberStatus, RoleName, Status};
 use crate::transport::PeerAddress;
@@ -263,7 +263,8 @@ impl<S: StateMachine> Driver<S> {
         if let Some(Configurations { in_force, .. }) = &self.view.configurations {
             for (node, _) in in_force.members() {
                 if let Some(info) = self.view.infos.get(&node) {
-                    dial.insert(&info.peer_address, Some(node));
+                    // Whoever is awaited comes under an identity that nobody knows yet.
+                    dial.insert(&info.peer_address, (!is_awaited(node)).then_some(node));
                 }
             }
         }
