@@ -146,7 +146,7 @@ fn run_to_the_end<W: Workload>(mut world: World<W>) -> Report {
         world.match_logs();
     }
     world.demand_progress();
-    world.load.end();
+    world.load.end(&mut world.marks);
     Report {
         trace: world.digest(),
         events: world.events,
