@@ -1,5 +1,6 @@
-//! The command line: `node`, `cluster`, `status`.
+//! The command line: `node`, `cluster`, `status`, `bench`, `check`.
 
+mod bench;
 mod cluster;
 mod node;
 mod signals;
@@ -39,6 +40,8 @@ enum Command {
     Node(NodeArgs),
     Cluster(ClusterArgs),
     Status(StatusArgs),
+    Bench(bench::BenchArgs),
+    Check(bench::CheckArgs),
 }
 
 /// Run one member of a cluster.
@@ -134,6 +137,8 @@ pub fn main() -> ExitCode {
             Command::Node(args) => node::run(&args, cli.color).await,
             Command::Cluster(args) => cluster::run(&args, cli.color).await,
             Command::Status(args) => status::run(&args).await,
+            Command::Bench(args) => bench::run(&args).await,
+            Command::Check(args) => bench::check(&args).await,
         }
     });
     // Reading standard input cannot be interrupted; nothing else is left to wait for.
