@@ -230,7 +230,6 @@ impl Etcd {
     }
 
     /// Metrics and health only.
-    #[must_use]
     pub fn health_router(self: &Arc<Self>) -> Router {
         http::router(Arc::clone(self))
     }

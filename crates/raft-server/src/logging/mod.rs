@@ -136,10 +136,7 @@ impl io::Write for Tee {
 ///
 /// # Errors
 /// The file that cannot be opened, and why.
-pub fn init_as_etcd<'a>(
-    settings: &'a LogSettings,
-    color: Color,
-) -> Result<(), (&'a Path, io::Error)> {
+pub fn init_as_etcd(settings: &LogSettings, color: Color) -> Result<(), (&Path, io::Error)> {
     let mut outputs = Vec::new();
     for output in &settings.outputs {
         outputs.push(match output {

@@ -325,7 +325,7 @@ impl Reading {
         }
     }
 
-    fn settings(&mut self) -> Result<Settings, Box<Problem>> {
+    fn settings(&self) -> Result<Settings, Box<Problem>> {
         let heartbeat = self.number("heartbeat-interval", 1, ELECTION_MILLIS_MAX)?;
         let election = self.number("election-timeout", 1, ELECTION_MILLIS_MAX)?;
         if heartbeat.saturating_mul(5) > election {
@@ -420,7 +420,7 @@ impl Reading {
         }
     }
 
-    fn log(&mut self) -> Result<LogSettings, Box<Problem>> {
+    fn log(&self) -> Result<LogSettings, Box<Problem>> {
         let level =
             if self.sources.is_on("debug") { "debug" } else { self.sources.value("log-level") };
         let Some(level) = crate::logging::level(level) else {

@@ -70,10 +70,11 @@ fn of_command_line(
     problem
 }
 
+/// Flags in the order in which they were given.
+pub(super) type Words = Vec<(&'static Flag, String)>;
+
 /// Splits a command line as Go does: one dash or two, the value after `=` or as the next word.
-pub(super) fn command_line(
-    words: &[String],
-) -> Result<(Request, Vec<(&'static Flag, String)>), Box<Problem>> {
+pub(super) fn command_line(words: &[String]) -> Result<(Request, Words), Box<Problem>> {
     let mut found = Vec::new();
     let mut words = words.iter();
     while let Some(word) = words.next() {
@@ -120,7 +121,7 @@ const OTHER_PROGRAMS: [&str; 3] = ["ETCDCTL_", "ETCDUTL_", "ETCD_VERIFY"];
 impl Sources {
     /// Gathers what the file, the environment and the command line say.
     pub(super) fn gather(
-        words: Vec<(&'static Flag, String)>,
+        words: Words,
         variables: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, Box<Problem>> {
         let mut sources = Self::default();
