@@ -1,5 +1,6 @@
-//! The command line: `node`, `cluster`, `status`, `etcd`, `config`.
+//! The command line: `node`, `cluster`, `status`, `etcd`, `config`, `bench`, `check`.
 
+mod bench;
 mod cluster;
 mod etcd;
 mod member;
@@ -46,6 +47,8 @@ enum Command {
     Etcd(EtcdArgs),
     #[command(subcommand)]
     Config(ConfigCommand),
+    Bench(bench::BenchArgs),
+    Check(bench::CheckArgs),
 }
 
 /// Run one member of a cluster.
@@ -192,6 +195,8 @@ fn run(command: Command, color: Color) -> ExitCode {
             Command::Config(ConfigCommand::Show { all, of: ShowCommand::Etcd(args) }) => {
                 show::run(&etcd::words(args.flags), all)
             }
+            Command::Bench(args) => bench::run(&args).await,
+            Command::Check(args) => bench::check(&args).await,
         }
     });
     // Reading standard input cannot be interrupted; nothing else is left to wait for.

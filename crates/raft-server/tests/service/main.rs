@@ -6,6 +6,7 @@
 mod as_etcd;
 mod auth;
 mod bad_input;
+mod bench;
 mod crashes;
 mod etcdctl;
 mod gateway;
