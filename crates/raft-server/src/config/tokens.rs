@@ -8,6 +8,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::etcd::values::duration;
+
 /// How long a token is good for if nothing else is said, as in etcd.
 pub const TOKEN_TTL: Duration = Duration::from_secs(300);
 /// `auth_token_ttl` at most: a year.
@@ -86,29 +88,6 @@ impl JwtConfig {
     }
 }
 
-/// A duration as Go writes it: `1h30m`, `1.5s`, `250ms`. `None` when it is none.
-fn duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut seconds = 0.0;
-    while !rest.is_empty() {
-        let number =
-            rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
-        let (value, after) = rest.split_at(number);
-        let unit = after.len() - after.trim_start_matches(|c: char| c.is_ascii_alphabetic()).len();
-        let (unit, after) = after.split_at(unit);
-        let unit = match unit {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 0.001,
-            _ => return None,
-        };
-        seconds += value.parse::<f64>().ok()? * unit;
-        rest = after;
-    }
-    Duration::try_from_secs_f64(seconds).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,7 +107,6 @@ mod tests {
             ttl: Duration::from_secs(600),
         };
         assert_eq!(parsed(text), Ok(TokenConfig::Jwt(jwt)));
-        assert_eq!(duration("1h30m1.5s"), Some(Duration::from_millis(5_401_500)));
     }
 
     #[test]

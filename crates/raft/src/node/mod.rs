@@ -13,10 +13,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
-use raft_core::{Command as _, Index, Member, MemberId, MembershipStep, NodeId, Rng, StateMachine};
+use raft_core::{
+    Command as _, Index, Member, MemberId, MembershipStep, NodeId, Rng, Session, StateMachine,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::entry_header::{EntryHeader, HEADER_BYTES, Session};
+use crate::entry_header::{EntryHeader, HEADER_BYTES};
 use crate::error::{AdminError, NodeError, ProposeError, ReadError};
 use crate::message::Admin;
 use crate::node::member_info::awaited;
@@ -108,7 +110,8 @@ impl<S: StateMachine> Node<S> {
         self.propose_encoded(command, None).await
     }
 
-    /// As [`propose`](Self::propose), with a client's session for the state machine to recognise retries by.
+    /// As [`propose`](Self::propose), with a client's session for the state machine to recognise retries by
+    /// ([`Sessions`](crate::Sessions) does, and [`SessionClient`](crate::SessionClient) counts).
     ///
     /// # Errors
     /// As [`propose`](Self::propose).
@@ -213,22 +216,25 @@ impl<S: StateMachine> Node<S> {
         answer.await.unwrap_or(Err(AdminError::Unknown))
     }
 
-    /// The member with this id, or known by it. That there is none is only said with what the cluster knows: this node
-    /// may lag.
+    /// The member with this id, or known by it. Who is not known here may be one all the same, when this node lags or has not
+    /// formed yet: "not a member" is definite, so it is said only of everything committed before the call.
     async fn find(&self, member: MemberId) -> Result<NodeId, AdminError> {
-        if let Some(node) = self.status().find(member) {
-            return Ok(node);
-        }
-        self.read_index().await.map_err(|error| match error {
-            ReadError::Stopped => AdminError::Stopped,
-            // Nothing was asked for yet.
-            ReadError::NoLeader | ReadError::TimedOut | ReadError::Overloaded => {
-                AdminError::NoLeader
+        // The status shows the end of the last turn: that in which the first read was answered has ended
+        // when the second is.
+        for _ in 0..2 {
+            if let Some(node) = self.status().find(member) {
+                return Ok(node);
             }
-        })?;
+            self.read_index().await.map_err(|error| match error {
+                ReadError::Stopped => AdminError::Stopped,
+                ReadError::NoLeader | ReadError::TimedOut | ReadError::Overloaded => {
+                    AdminError::NoLeader
+                }
+            })?;
+        }
         self.status().find(member).ok_or_else(|| {
-            let nobody = NodeId { member, ..NodeId::default() };
-            AdminError::Refused(raft_core::MembershipError::NotAMember(nobody))
+            let node = NodeId { member, ..NodeId::default() };
+            AdminError::Refused(raft_core::MembershipError::NotAMember(node))
         })
     }
 
@@ -344,8 +350,7 @@ impl<S: StateMachine> Members<'_, S> {
     /// # Errors
     /// When it is not one, or has not caught up.
     pub async fn promote(&self, member: MemberId) -> Result<(), AdminError> {
-        let node = self.node.find(member).await?;
-        self.change(vec![MembershipStep::Promote(node)]).await
+        self.change(vec![MembershipStep::Promote(self.node.find(member).await?)]).await
     }
 
     /// Makes a voter a learner.
@@ -353,8 +358,7 @@ impl<S: StateMachine> Members<'_, S> {
     /// # Errors
     /// When it is not one, or no voter would be left.
     pub async fn demote(&self, member: MemberId) -> Result<(), AdminError> {
-        let node = self.node.find(member).await?;
-        self.change(vec![MembershipStep::Demote(node)]).await
+        self.change(vec![MembershipStep::Demote(self.node.find(member).await?)]).await
     }
 
     /// Removes a member for ever.
@@ -362,8 +366,7 @@ impl<S: StateMachine> Members<'_, S> {
     /// # Errors
     /// When it is not one, or no voter would be left.
     pub async fn remove(&self, member: MemberId) -> Result<(), AdminError> {
-        let node = self.node.find(member).await?;
-        self.change(vec![MembershipStep::Remove(node)]).await
+        self.change(vec![MembershipStep::Remove(self.node.find(member).await?)]).await
     }
 
     /// Replaces a member's name and addresses.
