@@ -7,13 +7,16 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::cluster::Cluster;
-use crate::load::{Fate, Ledger, Load, check_ledger, write};
+use crate::history::check;
+use crate::load::{Fate, Ledger, Load, check_ledger, revision, write};
 use crate::{MEMBERS, Options};
 
 pub(crate) async fn kill_rounds(cluster: &mut Cluster, options: &Options, all: bool) -> Result<()> {
     let mut gaps = Vec::new();
     let mut ledger = Ledger::new();
+    let mut late = Vec::new();
     for round in 0..options.rounds {
+        let first = revision(&cluster.addresses[cluster.wait_for_leader().await?]).await?;
         let load = Load::on(cluster.addresses.clone());
         let writers: Vec<_> = (0..options.clients)
             .map(|client| {
@@ -49,8 +52,11 @@ pub(crate) async fn kill_rounds(cluster: &mut Cluster, options: &Options, all: b
             cluster.start(leader)?;
         }
         load.stop.store(true, Ordering::Relaxed);
+        let mut seen = Vec::new();
         for writer in writers {
-            ledger.extend(writer.await?);
+            let record = writer.await?;
+            ledger.extend(record.ledger);
+            seen.extend(record.seen.0);
         }
         cluster.wait_for_leader().await?;
         let count = |fate| ledger.values().filter(|f| **f == fate).count();
@@ -61,6 +67,7 @@ pub(crate) async fn kill_rounds(cluster: &mut Cluster, options: &Options, all: b
             count(Fate::Refused),
             count(Fate::Unknown)
         );
+        check(first, seen, &mut late)?;
     }
     cluster.compare_members().await?;
     for member in 0..MEMBERS {
