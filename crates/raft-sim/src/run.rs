@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::bank::Bank;
 use crate::kv::KeyValue;
 use crate::marks::Marks;
 use crate::profile::{Options, Profile};
@@ -70,13 +71,18 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Runs one seed with the key-value store: some seconds of virtual time under faults, then none, and progress is
+/// Runs one seed with the key-value store and the clients that the seed draws: some seconds of virtual time under faults, then none, and progress is
 /// demanded.
 ///
 /// # Errors
 /// What was violated, with the command to see it again.
 pub fn run(seed: u64, options: &Options) -> Result<Report, Box<Failure>> {
-    run_with(seed, options, KeyValue::new).map_err(|failure| {
+    let report = if Profile::of(seed, options).bank {
+        run_with(seed, options, Bank::new)
+    } else {
+        run_with(seed, options, KeyValue::new)
+    };
+    report.map_err(|failure| {
         let again = format!("cargo run -p rusty-raft-sim --example sim -- --seeds {seed}");
         Box::new(Failure { again, ..*failure })
     })
