@@ -6,11 +6,11 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
-use raft_core::{ClusterId, Index, Lease, Member, Membership, MembershipStep, NodeId};
+use raft_core::{ClusterId, Index, Lease, Member, Membership, MembershipStep, NodeId, Session};
 
 use super::MemberInfo;
 use super::formation_message::{Ballot, FormationMessage, FormationState, Founding};
-use crate::entry_header::{EntryHeader, Session};
+use crate::entry_header::EntryHeader;
 
 fn node() -> impl Strategy<Value = NodeId> {
     (any::<u64>(), any::<u128>()).prop_map(|(member, incarnation)| NodeId::new(member, incarnation))
