@@ -5,7 +5,7 @@ use raft::error::{ProposeError, ReadError};
 use raft::node::NodeRequest;
 use raft::node::driver::Input;
 use raft::node::entry_header::EntryHeader;
-use raft_core::{Command as _, Index, NodeId};
+use raft_core::{Command as _, Index, NodeId, Rng};
 use raft_kv::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use raft_kv::proto::etcdserverpb::request_op::Request as Operation;
 use raft_kv::proto::etcdserverpb::response_op::Response as Outcome;
@@ -129,11 +129,18 @@ enum Waiting {
 }
 
 /// A client with one request at a time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Client {
+    rng: Rng,
     waits: Option<Request>,
     /// Whom it asks as long as that one answers.
     home: Option<usize>,
+}
+
+impl Client {
+    pub(crate) const fn new(rng: Rng) -> Self {
+        Self { rng, waits: None, home: None }
+    }
 }
 
 #[derive(Debug)]
@@ -165,12 +172,12 @@ impl World {
     }
 
     fn think(&mut self, client: usize) {
-        let pause = 100 + self.workload.below(self.profile.think_max);
+        let pause = 100 + self.clients[client].rng.below(self.profile.think_max);
         self.later(pause, Happening::Client(client));
     }
 
     fn ask(&mut self, client: usize) {
-        let any = pick(&mut self.workload, self.machines.len());
+        let any = pick(&mut self.clients[client].rng, self.machines.len());
         let machine = match self.clients[client].home {
             Some(home) => home,
             None if self.profile.sticky => self.leader().unwrap_or(any),
@@ -181,13 +188,13 @@ impl World {
             self.clients[client].home = None;
             return;
         }
-        let kind = self.workload.below(10);
-        let key = self.workload.below(self.profile.keys);
+        let kind = self.clients[client].rng.below(10);
+        let key = self.clients[client].rng.below(self.profile.keys);
         let op = match kind {
-            0..=3 => Op::Put { key, value: self.value() },
+            0..=3 => Op::Put { key, value: self.value(client) },
             4 => {
                 let mod_revision = self.oracle.mod_revision(key);
-                Op::Swap { key, mod_revision, value: self.value() }
+                Op::Swap { key, mod_revision, value: self.value(client) }
             }
             5 => Op::Delete { key },
             _ => Op::Read { key },
@@ -196,9 +203,10 @@ impl World {
     }
 
     /// A value that is unlike any other.
-    fn value(&mut self) -> Bytes {
+    fn value(&mut self, client: usize) -> Bytes {
         self.next_value += 1;
-        let len = usize::try_from(self.workload.below(self.profile.value_bytes + 1)).unwrap_or(0);
+        let len = self.clients[client].rng.below(self.profile.value_bytes + 1);
+        let len = usize::try_from(len).unwrap_or(0);
         let mut text = self.next_value.to_string();
         while text.len() < len {
             text.push('.');
@@ -340,7 +348,7 @@ impl World {
 
     /// A fresh write through every member, by the first client.
     pub(crate) fn write_through(&mut self, machine: usize) {
-        let op = Op::Put { key: 0, value: self.value() };
+        let op = Op::Put { key: 0, value: self.value(0) };
         self.request(0, machine, op, false);
     }
 }

@@ -1,10 +1,13 @@
 //! One seed from beginning to end.
 
+use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::marks::Marks;
 use crate::profile::{Options, Profile};
+use crate::story::Fault;
 use crate::world::World;
 
 /// What a run did.
@@ -14,6 +17,8 @@ pub struct Report {
     pub trace: u64,
     /// Happenings.
     pub events: u64,
+    /// Faults that befell it, what disturbs single messages counted once for each half of a second.
+    pub faults: u64,
     /// Writes that clients were told are done.
     pub acked: u64,
     /// Linearizable reads and barriers that were answered.
@@ -34,6 +39,7 @@ impl Report {
     /// Adds another run.
     pub fn add(&mut self, other: &Self) {
         self.events += other.events;
+        self.faults += other.faults;
         self.acked += other.acked;
         self.reads += other.reads;
         self.unknown += other.unknown;
@@ -42,6 +48,21 @@ impl Report {
         self.micros += other.micros;
         self.marks.add(&other.marks);
     }
+
+    fn of(world: &World) -> Self {
+        Self {
+            trace: world.digest(),
+            events: world.events,
+            faults: world.story.len() as u64,
+            acked: world.oracle.acked,
+            reads: world.oracle.reads,
+            unknown: world.oracle.unknown,
+            crashes: world.crashes,
+            terms: world.oracle.term().0,
+            micros: world.now,
+            marks: world.marks.clone(),
+        }
+    }
 }
 
 /// A seed that fails.
@@ -49,19 +70,73 @@ impl Report {
 pub struct Failure {
     /// The seed.
     pub seed: u64,
+    /// What was fixed besides it.
+    pub options: Options,
     /// What was violated.
     pub what: String,
+    /// The faults that befell it until then, in order.
+    pub faults: Vec<Fault>,
     /// What the seed drew.
     pub profile: Profile,
+    /// What had happened until then.
+    pub report: Report,
+}
+
+impl Failure {
+    /// What was violated, without what differs from run to run: `I10`, `L1`, or a few words.
+    #[must_use]
+    pub fn rule(&self) -> String {
+        let first = self.what.lines().next().unwrap_or_default();
+        let name = first.split(':').next().unwrap_or_default();
+        let says = |word: &&str| !word.contains(|c: char| c.is_ascii_digit());
+        if name.len() <= 3 {
+            return name.to_owned();
+        }
+        let words: Vec<&str> = name.split_whitespace().filter(says).take(6).collect();
+        words.join(" ")
+    }
+
+    /// The arguments of `rusty-raft sim` that run it again, with the same faults.
+    #[must_use]
+    pub fn arguments(&self) -> String {
+        let Self { seed, options, .. } = self;
+        let mut text = format!("--seed {seed}");
+        if let Some(members) = options.members {
+            text += &format!(" --nodes {members}");
+        }
+        if options.faulty != Options::default().faulty {
+            text += &format!(" --seconds {}", options.faulty.as_secs());
+        }
+        if let Some(faults) = &options.faults {
+            let names: Vec<&str> = faults.iter().map(|class| class.name()).collect();
+            let names = if names.is_empty() { "none".to_owned() } else { names.join(",") };
+            text += &format!(" --faults {names}");
+        }
+        if let Some(only) = &options.only {
+            text += &format!(" --only {}", numbers(only));
+        }
+        text
+    }
+}
+
+/// Numbers of faults as `--only` takes them.
+fn numbers(only: &BTreeSet<u64>) -> String {
+    if only.is_empty() {
+        return "none".to_owned();
+    }
+    only.iter().map(u64::to_string).collect::<Vec<_>>().join(",")
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, what, profile } = self;
+        let Self { seed, what, profile, report, faults, .. } = self;
+        let (seconds, micros) = (report.micros / 1_000_000, report.micros % 1_000_000);
+        let count = faults.len();
         write!(
             f,
-            "seed {seed} fails: {what}\n    {profile:?}\n    again with: cargo run -p rusty-raft-sim --example sim -- \
-             --seeds {seed}"
+            "seed {seed} fails at {seconds}.{micros:06} s, after {count} faults: {what}\n    {profile:?}\n    again \
+             with: cargo run --release --bin rusty-raft -- sim {}",
+            self.arguments()
         )
     }
 }
@@ -73,20 +148,43 @@ impl std::error::Error for Failure {}
 /// # Errors
 /// What was violated, with the command to see it again.
 pub fn run(seed: u64, options: &Options) -> Result<Report, Box<Failure>> {
-    catch_unwind(AssertUnwindSafe(|| run_to_the_end(seed, options))).map_err(|panic| {
+    let (mut world, outcome) = watch(seed, options);
+    let report = Report::of(&world);
+    let Err(what) = outcome else { return Ok(report) };
+    Err(Box::new(Failure {
+        seed,
+        options: options.clone(),
+        what,
+        faults: std::mem::take(&mut world.story),
+        profile: world.profile.clone(),
+        report,
+    }))
+}
+
+/// Runs one seed and keeps its world as it is at the end or where it failed.
+pub(crate) fn watch(seed: u64, options: &Options) -> (World, Result<(), String>) {
+    let mut world = World::new(seed, options);
+    let outcome = catch_unwind(AssertUnwindSafe(|| run_to_the_end(&mut world)));
+    NOW.set(None);
+    let outcome = outcome.map_err(|panic| {
         let what = panic
             .downcast_ref::<String>()
             .map(String::as_str)
             .or_else(|| panic.downcast_ref::<&str>().copied())
             .unwrap_or("a panic without text");
-        let profile = World::new(seed, options).profile;
-        Box::new(Failure { seed, what: what.to_owned(), profile })
-    })
+        what.to_owned()
+    });
+    (world, outcome)
 }
 
-fn run_to_the_end(seed: u64, options: &Options) -> Report {
-    let mut world = World::new(seed, options);
-    let faulty = u64::try_from(options.faulty.as_micros()).unwrap_or(u64::MAX);
+/// The faults of a run, in order, whether it fails or not.
+#[must_use]
+pub fn faults_of(seed: u64, options: &Options) -> Vec<Fault> {
+    watch(seed, options).0.story
+}
+
+fn run_to_the_end(world: &mut World) {
+    let faulty = u64::try_from(world.options.faulty.as_micros()).unwrap_or(u64::MAX);
     let mut at = 0;
     while at < faulty {
         at = (at + 500_000).min(faulty);
@@ -94,15 +192,15 @@ fn run_to_the_end(seed: u64, options: &Options) -> Report {
         world.match_logs();
     }
     world.demand_progress();
-    Report {
-        trace: world.digest(),
-        events: world.events,
-        acked: world.oracle.acked,
-        reads: world.oracle.reads,
-        unknown: world.oracle.unknown,
-        crashes: world.crashes,
-        terms: world.oracle.term().0,
-        micros: world.now,
-        marks: world.marks,
-    }
+}
+
+thread_local! {
+    /// The virtual time of the run of this thread, for what its members log.
+    pub(crate) static NOW: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// The virtual time, in microseconds, of the run that goes on in this thread.
+#[must_use]
+pub fn virtual_time() -> Option<u64> {
+    NOW.get()
 }
