@@ -99,7 +99,7 @@ pub fn campaign(campaign: &Campaign, progress: &(dyn Fn(&Totals) + Sync)) -> Tot
 fn one(seed: u64, campaign: &Campaign) -> Result<Report, Box<Failure>> {
     let Campaign { options, twice_every, .. } = campaign;
     let report = run(seed, options)?;
-    if *twice_every > 0 && seed % twice_every == 0 {
+    if *twice_every > 0 && seed.is_multiple_of(*twice_every) {
         let again = run(seed, options)?;
         if again != report {
             return Err(Box::new(Failure {
@@ -109,6 +109,7 @@ fn one(seed: u64, campaign: &Campaign) -> Result<Report, Box<Failure>> {
                 faults: Vec::new(),
                 profile: crate::Profile::of(seed, options),
                 report: again,
+                again: format!("cargo run --release --bin rusty-raft -- sim --seed {seed} --twice"),
             }));
         }
     }

@@ -265,7 +265,7 @@ impl Command<'_> {
         let what = first_line(&failure.what);
         let (at, before) = (Seconds(failure.report.micros), failure.faults.len());
         say(&format!("seed {} fails at {at} after {before} faults: {what}", failure.seed));
-        let shrunk = shrink(failure, Duration::from_secs(self.arguments.shrink));
+        let shrunk = shrink(failure, Duration::from_secs(self.arguments.shrink), run);
         let small = shrunk.failure;
         let (count, runs) = (small.faults.len(), shrunk.runs);
         let minimal = if shrunk.minimal { ", none of which can be left out" } else { "" };

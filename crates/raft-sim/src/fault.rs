@@ -8,6 +8,7 @@ use raft::io::Stream;
 use crate::disk::Crash;
 use crate::profile::pick;
 use crate::story::{Kind, OCCASION, Span};
+use crate::workload::Workload;
 use crate::world::{Happening, World, stops};
 
 /// A failed sync has ended its process by then, or never will.
@@ -18,7 +19,7 @@ const FILES: [&str; 8] =
 /// Ends of the names of files that rot.
 const ROTTING: [&str; 4] = [".log", "promises", "identity", "cluster"];
 
-impl World {
+impl<W: Workload> World<W> {
     pub(crate) fn chaos(&mut self) {
         if self.healed {
             return;

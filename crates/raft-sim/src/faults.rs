@@ -133,8 +133,7 @@ impl FromStr for FaultClass {
 }
 
 impl Profile {
-    /// Exactly these classes: what the seed drew of the others goes, and what it did not draw of these comes at a
-    /// moderate rate. Two exceptions: disks are not lost nor damaged where fewer than three members, or members that
+    /// Exactly these classes: what the seed drew of the others goes, and these come at a moderate rate at least. Two exceptions: disks are not lost nor damaged where fewer than three members, or members that
     /// are removed, would make that fatal; and where clocks stop or jump there are no leases.
     pub(crate) fn restrict(&mut self, to: &BTreeSet<FaultClass>) {
         use FaultClass as Class;
@@ -160,11 +159,7 @@ impl Profile {
             (Class::Transfer, &mut self.transfer, 10),
         ];
         for (class, rate, usual) in moderate {
-            match (to.contains(&class), *rate) {
-                (true, 0) => *rate = usual,
-                (true, _) => {}
-                (false, _) => *rate = 0,
-            }
+            *rate = if to.contains(&class) { (*rate).max(usual) } else { 0 };
         }
         self.page_tears = to.contains(&Class::Tear);
         self.hunt &= to.contains(&Class::Partition);

@@ -18,6 +18,7 @@ use crate::audit::AtRest;
 use crate::disk::Crash;
 use crate::profile::{DRIFT_MAX_PPM, pick};
 use crate::story::Kind;
+use crate::workload::Workload;
 use crate::world::{Happening, World};
 
 type Answer = oneshot::Receiver<Result<Index, AdminError>>;
@@ -40,7 +41,7 @@ fn lease() -> Lease {
     Lease { length: Duration::from_millis(150), drift_ppm }
 }
 
-impl World {
+impl<W: Workload> World<W> {
     pub(crate) fn is_doomed(&self, machine: usize) -> bool {
         self.operator.doomed.is_some_and(|(doomed, _)| doomed == machine)
     }
@@ -275,7 +276,12 @@ impl World {
                 MembershipStep::Remove(node) => format!("{} is to be removed", self.name(*node)),
                 MembershipStep::SetLease(Some(_)) => "leases are to be on".to_owned(),
                 MembershipStep::SetLease(None) => "leases are to be off".to_owned(),
-                step => format!("{step:?}"),
+                MembershipStep::AddLearner { node, .. } => {
+                    format!("{} is to be added", self.name(*node))
+                }
+                MembershipStep::Update { node, .. } => {
+                    format!("{} is to be known otherwise", self.name(*node))
+                }
             })
             .collect();
         self.tell(Kind::Change, what.join(", "));
@@ -303,7 +309,7 @@ impl World {
     fn ask_through(
         &mut self,
         answer: Answer,
-        request: impl FnOnce(u64) -> NodeRequest<raft_kv::Store>,
+        request: impl FnOnce(u64) -> NodeRequest<W::Machine>,
     ) {
         let running: Vec<usize> =
             (0..self.machines.len()).filter(|m| self.machines[*m].process.is_some()).collect();

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use raft_core::{RoleKind, Term};
 
 use crate::disk::Crash;
+use crate::kv::KeyValue;
 use crate::profile::Options;
 use crate::run::watch;
 use crate::tape::{Role, Sent, State, Tape, Topic};
@@ -38,7 +39,7 @@ const TERMS: [&str; 6] = ["#2b6cb0", "#2f855a", "#6b46c1", "#b7791f", "#97266d",
 #[must_use]
 pub fn picture(seed: u64, options: &Options, command: &str) -> String {
     let options = Options { record: true, ..options.clone() };
-    let (world, outcome) = watch(seed, &options);
+    let (world, outcome) = watch(seed, &options, KeyValue::new);
     let Some(tape) = &world.tape else { return String::new() };
     let drawing = Drawing::new(tape, world.now);
     let svg = drawing.draw(outcome.is_err());

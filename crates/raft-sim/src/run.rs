@@ -3,11 +3,15 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::kv::KeyValue;
 use crate::marks::Marks;
 use crate::profile::{Options, Profile};
 use crate::story::Fault;
+use crate::workload::Workload;
 use crate::world::World;
 
 /// What a run did.
@@ -49,7 +53,7 @@ impl Report {
         self.marks.add(&other.marks);
     }
 
-    fn of(world: &World) -> Self {
+    fn of<W: Workload>(world: &World<W>) -> Self {
         Self {
             trace: world.digest(),
             events: world.events,
@@ -80,6 +84,8 @@ pub struct Failure {
     pub profile: Profile,
     /// What had happened until then.
     pub report: Report,
+    /// How to see it again.
+    pub again: String,
 }
 
 impl Failure {
@@ -99,24 +105,27 @@ impl Failure {
     /// The arguments of `rusty-raft sim` that run it again, with the same faults.
     #[must_use]
     pub fn arguments(&self) -> String {
-        let Self { seed, options, .. } = self;
-        let mut text = format!("--seed {seed}");
-        if let Some(members) = options.members {
-            text += &format!(" --nodes {members}");
-        }
-        if options.faulty != Options::default().faulty {
-            text += &format!(" --seconds {}", options.faulty.as_secs());
-        }
-        if let Some(faults) = &options.faults {
-            let names: Vec<&str> = faults.iter().map(|class| class.name()).collect();
-            let names = if names.is_empty() { "none".to_owned() } else { names.join(",") };
-            text += &format!(" --faults {names}");
-        }
-        if let Some(only) = &options.only {
-            text += &format!(" --only {}", numbers(only));
-        }
-        text
+        arguments(self.seed, &self.options)
     }
+}
+
+fn arguments(seed: u64, options: &Options) -> String {
+    let mut text = format!("--seed {seed}");
+    if let Some(members) = options.members {
+        text += &format!(" --nodes {members}");
+    }
+    if options.faulty != Options::default().faulty {
+        text += &format!(" --seconds {}", options.faulty.as_secs());
+    }
+    if let Some(faults) = &options.faults {
+        let names: Vec<&str> = faults.iter().map(|class| class.name()).collect();
+        let names = if names.is_empty() { "none".to_owned() } else { names.join(",") };
+        text += &format!(" --faults {names}");
+    }
+    if let Some(only) = &options.only {
+        text += &format!(" --only {}", numbers(only));
+    }
+    text
 }
 
 /// Numbers of faults as `--only` takes them.
@@ -129,26 +138,43 @@ fn numbers(only: &BTreeSet<u64>) -> String {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, what, profile, report, faults, .. } = self;
+        let Self { seed, what, profile, report, faults, again, .. } = self;
         let (seconds, micros) = (report.micros / 1_000_000, report.micros % 1_000_000);
         let count = faults.len();
         write!(
             f,
             "seed {seed} fails at {seconds}.{micros:06} s, after {count} faults: {what}\n    {profile:?}\n    again \
-             with: cargo run --release --bin rusty-raft -- sim {}",
-            self.arguments()
+             with: {again}"
         )
     }
 }
 
 impl std::error::Error for Failure {}
 
-/// Runs one seed: some seconds of virtual time under faults, then none, and progress is demanded.
+/// Runs one seed with the key-value store: some seconds of virtual time under faults, then none, and progress is
+/// demanded.
 ///
 /// # Errors
 /// What was violated, with the command to see it again.
 pub fn run(seed: u64, options: &Options) -> Result<Report, Box<Failure>> {
-    let (mut world, outcome) = watch(seed, options);
+    run_with(seed, options, KeyValue::new).map_err(|failure| {
+        let arguments = failure.arguments();
+        let again = format!("cargo run --release --bin rusty-raft -- sim {arguments}");
+        Box::new(Failure { again, ..*failure })
+    })
+}
+
+/// Runs one seed as [`run`] does, with clients and a state machine of the caller's. `load` is told what the seed has
+/// drawn. Equal seeds give equal reports, as long as `load` makes equal workloads.
+///
+/// # Errors
+/// What was violated.
+pub fn run_with<W: Workload>(
+    seed: u64,
+    options: &Options,
+    load: impl FnOnce(&Profile) -> W,
+) -> Result<Report, Box<Failure>> {
+    let (mut world, outcome) = watch(seed, options, load);
     let report = Report::of(&world);
     let Err(what) = outcome else { return Ok(report) };
     Err(Box::new(Failure {
@@ -158,12 +184,17 @@ pub fn run(seed: u64, options: &Options) -> Result<Report, Box<Failure>> {
         faults: std::mem::take(&mut world.story),
         profile: world.profile.clone(),
         report,
+        again: format!("raft_sim::run_with({seed}, ...)"),
     }))
 }
 
 /// Runs one seed and keeps its world as it is at the end or where it failed.
-pub(crate) fn watch(seed: u64, options: &Options) -> (World, Result<(), String>) {
-    let mut world = World::new(seed, options);
+pub(crate) fn watch<W: Workload>(
+    seed: u64,
+    options: &Options,
+    load: impl FnOnce(&Profile) -> W,
+) -> (World<W>, Result<(), String>) {
+    let mut world = World::new(seed, options, load);
     let outcome = catch_unwind(AssertUnwindSafe(|| run_to_the_end(&mut world)));
     NOW.set(None);
     let outcome = outcome.map_err(|panic| {
@@ -180,10 +211,42 @@ pub(crate) fn watch(seed: u64, options: &Options) -> (World, Result<(), String>)
 /// The faults of a run, in order, whether it fails or not.
 #[must_use]
 pub fn faults_of(seed: u64, options: &Options) -> Vec<Fault> {
-    watch(seed, options).0.story
+    watch(seed, options, KeyValue::new).0.story
 }
 
-fn run_to_the_end(world: &mut World) {
+/// Runs these seeds as [`run_with`] does, on all processors, the first one twice: equal seeds must be equal runs.
+///
+/// # Panics
+/// On the first seed that fails, with what was violated and how to see it again.
+pub fn survive<W: Workload>(seeds: Range<u64>, load: impl Fn(&Profile) -> W + Sync) -> Report {
+    let (options, next) = (Options::default(), AtomicU64::new(seeds.start));
+    let one = |seed| run_with(seed, &options, &load).unwrap_or_else(|failure| panic!("{failure}"));
+    let work = || {
+        let mut total = Report::default();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return total;
+            }
+            let report = one(seed);
+            if seed == seeds.start {
+                assert!(report == one(seed), "seed {seed} is not the same run twice");
+            }
+            total.add(&report);
+        }
+    };
+    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        let running: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        let mut total = Report::default();
+        for worker in running {
+            total.add(&worker.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        }
+        total
+    })
+}
+
+fn run_to_the_end<W: Workload>(world: &mut World<W>) {
     let faulty = u64::try_from(world.options.faulty.as_micros()).unwrap_or(u64::MAX);
     let mut at = 0;
     while at < faulty {
@@ -192,6 +255,7 @@ fn run_to_the_end(world: &mut World) {
         world.match_logs();
     }
     world.demand_progress();
+    world.load.end();
 }
 
 thread_local! {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::profile::Options;
-use crate::run::{Failure, run};
+use crate::run::{Failure, Report};
 
 /// A failing run with fewer faults.
 #[derive(Clone, Debug)]
@@ -22,10 +22,15 @@ pub struct Shrunk {
     pub minimal: bool,
 }
 
-/// Leaves faults out of a failing run for as long as it fails in the same way, for at most about `limit`.
-#[must_use]
-pub fn shrink(failure: &Failure, limit: Duration) -> Shrunk {
+/// Leaves faults out of a failing run for as long as it fails in the same way, for at most about `limit` of real time.
+/// `again` runs a seed: [`run`](crate::run()), or [`run_with`](crate::run_with) of whatever failed.
+pub fn shrink(
+    failure: &Failure,
+    limit: Duration,
+    again: impl Fn(u64, &Options) -> Result<Report, Box<Failure>>,
+) -> Shrunk {
     let mut search = Search {
+        again,
         rule: failure.rule(),
         seed: failure.seed,
         options: failure.options.clone(),
@@ -68,7 +73,8 @@ pub fn shrink(failure: &Failure, limit: Duration) -> Shrunk {
     Shrunk { failure: best, before, runs: search.runs, minimal }
 }
 
-struct Search {
+struct Search<R> {
+    again: R,
     rule: String,
     seed: u64,
     options: Options,
@@ -77,7 +83,7 @@ struct Search {
     runs: u64,
 }
 
-impl Search {
+impl<R: Fn(u64, &Options) -> Result<Report, Box<Failure>>> Search<R> {
     fn is_over(&self) -> bool {
         self.began.elapsed() >= self.limit
     }
@@ -89,7 +95,7 @@ impl Search {
         }
         self.runs += 1;
         let options = Options { only: Some(only), ..self.options.clone() };
-        let failure = run(self.seed, &options).err()?;
+        let failure = (self.again)(self.seed, &options).err()?;
         (failure.rule() == self.rule).then_some(failure)
     }
 }

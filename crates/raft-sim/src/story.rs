@@ -9,6 +9,7 @@ use std::fmt;
 
 use raft_core::Rng;
 
+use crate::workload::Workload;
 use crate::world::{Happening, World};
 
 /// How often faults are drawn, in microseconds.
@@ -119,7 +120,7 @@ pub(crate) struct Noise {
     pub(crate) stall: bool,
 }
 
-impl World {
+impl<W: Workload> World<W> {
     fn number(&self, kind: Kind) -> u64 {
         self.now / OCCASION * PER_OCCASION + kind.number()
     }

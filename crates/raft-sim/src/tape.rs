@@ -174,8 +174,13 @@ fn speech(message: &PeerMessage) -> Speech {
         PeerMessage::Snapshot(_) => {
             return Speech { topic: Topic::Snapshot, text: "snapshot transfer".to_owned() };
         }
-        other => {
-            let text = format!("{other:?}");
+        PeerMessage::Forward(_)
+        | PeerMessage::ForwardRefused(_)
+        | PeerMessage::ForwardAdmin(_)
+        | PeerMessage::ForwardAdminReply(_)
+        | PeerMessage::Formation(_)
+        | PeerMessage::Goodbye => {
+            let text = format!("{message:?}");
             let name = text.split(['(', ' ', '{']).next().unwrap_or_default();
             return Speech { topic: Topic::Other, text: name.to_owned() };
         }

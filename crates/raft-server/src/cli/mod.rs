@@ -1,10 +1,11 @@
-//! The command line: `node`, `cluster`, `status`.
+//! The command line: `node`, `cluster`, `status`, and `sim` where it is built in.
 
 mod cluster;
 mod node;
 mod signals;
 mod status;
 
+use std::future::Future;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -39,6 +40,8 @@ enum Command {
     Node(NodeArgs),
     Cluster(ClusterArgs),
     Status(StatusArgs),
+    #[cfg(feature = "sim")]
+    Sim(raft_sim::cli::Arguments),
 }
 
 /// Run one member of a cluster.
@@ -115,6 +118,17 @@ pub fn main() -> ExitCode {
             return code.into();
         }
     };
+    match cli.command {
+        Command::Node(args) => in_runtime(node::run(&args, cli.color)),
+        Command::Cluster(args) => in_runtime(cluster::run(&args, cli.color)),
+        Command::Status(args) => in_runtime(status::run(&args)),
+        #[cfg(feature = "sim")]
+        Command::Sim(args) => raft_sim::cli::main(&args, "rusty-raft sim"),
+    }
+}
+
+/// Everything but the simulator waits for clients, peers or signals.
+fn in_runtime(work: impl Future<Output = Exit>) -> ExitCode {
     // One processor is left to the node's own threads: on the way of a write they are what everybody waits for.
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -129,13 +143,7 @@ pub fn main() -> ExitCode {
             return Exit::RestartMe.into();
         }
     };
-    let exit = runtime.block_on(async {
-        match cli.command {
-            Command::Node(args) => node::run(&args, cli.color).await,
-            Command::Cluster(args) => cluster::run(&args, cli.color).await,
-            Command::Status(args) => status::run(&args).await,
-        }
-    });
+    let exit = runtime.block_on(work);
     // Reading standard input cannot be interrupted; nothing else is left to wait for.
     runtime.shutdown_background();
     exit.into()
