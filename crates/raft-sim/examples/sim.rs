@@ -17,5 +17,5 @@ struct Cli {
 
 fn main() -> ExitCode {
     let program = std::env::args().next().unwrap_or_default();
-    cli::main(&Cli::parse().arguments, &program)
+    cli::main(&Cli::parse().arguments, &program).into()
 }

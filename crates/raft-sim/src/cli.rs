@@ -89,6 +89,27 @@ pub struct Arguments {
     mutant: Option<u32>,
 }
 
+/// How it ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// No seed failed, and whatever was demanded besides was so.
+    Fine,
+    /// A seed failed, or with `--marks` something never happened.
+    Failed,
+    /// A file could not be written.
+    BadArguments,
+}
+
+impl From<End> for ExitCode {
+    fn from(end: End) -> Self {
+        match end {
+            End::Fine => Self::SUCCESS,
+            End::Failed => Self::FAILURE,
+            End::BadArguments => Self::from(2),
+        }
+    }
+}
+
 /// What `--faults` says.
 #[derive(Clone, Debug)]
 struct Classes(BTreeSet<FaultClass>);
@@ -130,7 +151,7 @@ fn only(text: &str) -> Result<Only, String> {
 
 /// Runs what the arguments say. `program` is how to call this again.
 #[must_use]
-pub fn main(arguments: &Arguments, program: &str) -> ExitCode {
+pub fn main(arguments: &Arguments, program: &str) -> End {
     #[cfg(mutants)]
     raft_core::mutant::activate(arguments.mutant.unwrap_or_default());
     let options = Options {
@@ -158,7 +179,7 @@ struct Command<'a> {
 
 impl Command<'_> {
     /// One seed: what it did, or how it fails.
-    fn one(&self, seed: u64, options: &Options) -> ExitCode {
+    fn one(&self, seed: u64, options: &Options) -> End {
         let outcome = run(seed, options);
         let mut totals = Totals { seeds: 1, ..Totals::default() };
         match outcome {
@@ -189,7 +210,7 @@ impl Command<'_> {
     }
 
     /// Seeds one after the other, with a progress bar.
-    fn many(&self, options: &Options) -> ExitCode {
+    fn many(&self, options: &Options) -> End {
         let Arguments { seed, seeds, minutes, twice, .. } = self.arguments;
         let range = match (seed, seeds, minutes) {
             (Some(seed), ..) => *seed..seed.saturating_add(1),
@@ -217,7 +238,7 @@ impl Command<'_> {
             && let Err(error) = ledger::append(path, &totals)
         {
             complain(&format!("rusty-raft: {}: {error}", path.display()));
-            return ExitCode::from(2);
+            return End::BadArguments;
         }
         if let Some(path) = &self.arguments.picture
             && totals.failures.is_empty()
@@ -228,7 +249,7 @@ impl Command<'_> {
     }
 
     /// Failures made small, what happened how often, sums.
-    fn end(&self, totals: &Totals, took: Option<Duration>) -> ExitCode {
+    fn end(&self, totals: &Totals, took: Option<Duration>) -> End {
         for (nth, failure) in totals.failures.iter().enumerate() {
             let shrinks = nth < SHRUNK_MAX && self.arguments.shrink > 0;
             let small = if shrinks { self.shrink(failure) } else { None };
@@ -257,7 +278,7 @@ impl Command<'_> {
             say(&format!("{hit} of {required} required marks hit ({share} %)"));
         }
         let bad = !totals.failures.is_empty() || self.arguments.marks && !missing.is_empty();
-        if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+        if bad { End::Failed } else { End::Fine }
     }
 
     /// Tells how a seed fails, and with how few faults.

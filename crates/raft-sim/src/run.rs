@@ -255,7 +255,7 @@ fn run_to_the_end<W: Workload>(world: &mut World<W>) {
         world.match_logs();
     }
     world.demand_progress();
-    world.load.end();
+    world.load.end(&mut world.marks);
 }
 
 thread_local! {

@@ -8,6 +8,8 @@
 
 use raft_core::{EntryId, Index, NodeId, Rng, StateMachine};
 
+use crate::marks::Marks;
+
 /// How often a workload is asked for something else until it is a command.
 const DRAWS_MAX: u32 = 10_000;
 
@@ -110,6 +112,8 @@ pub trait Workload {
         let _ = (node, applied, machine);
     }
 
-    /// The run is over, and all members are equal.
-    fn end(&mut self) {}
+    /// The run is over, and all members are equal. What is worth counting goes into the marks.
+    fn end(&mut self, marks: &mut Marks) {
+        let _ = marks;
+    }
 }

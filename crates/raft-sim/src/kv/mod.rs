@@ -1,7 +1,9 @@
 //! The first workload of the key-value store: few keys, puts, swaps, deletes and reads. Every answer is compared with a
-//! [`Model`] that is fed by the committed log.
+//! [`Model`] that is fed by the committed log; in the end the whole history of the clients is checked for linearizability
+//! without it.
 
 mod model;
+mod recorder;
 mod translate;
 
 use std::collections::BTreeMap;
@@ -10,9 +12,11 @@ use bytes::Bytes;
 use raft_core::{EntryId, Index, Rng};
 use raft_kv::{Command, KvError, Query, Response, Store};
 
+use crate::marks::Marks;
 use crate::profile::Profile;
 use crate::workload::{Ask, Call, Workload};
 use model::{Answer, Model, Op};
+use recorder::Recorder;
 
 /// What clients ask of the store, and what it must answer.
 #[derive(Debug)]
@@ -31,6 +35,8 @@ pub(crate) struct KeyValue {
     asked: BTreeMap<u64, Op>,
     /// What clients must be told of their committed commands.
     expected: BTreeMap<u64, Answer>,
+    /// What clients saw.
+    recorder: Recorder,
 }
 
 impl KeyValue {
@@ -45,6 +51,7 @@ impl KeyValue {
             brought: BTreeMap::new(),
             asked: BTreeMap::new(),
             expected: BTreeMap::new(),
+            recorder: Recorder::new(),
         }
     }
 
@@ -79,45 +86,56 @@ impl Workload for KeyValue {
             5 => Op::Delete { key },
             _ => Op::Read { key },
         };
-        match translate::command(&op) {
-            Some(command) => {
-                self.asked.insert(call.number, op);
-                Ask::Command(command)
-            }
-            None if kind == 9 => Ask::Barrier,
-            None => {
-                self.asked.insert(call.number, op);
-                Ask::Query(Query::Range(translate::range(key)))
-            }
+        let command = translate::command(&op);
+        if command.is_none() && kind == 9 {
+            return Ask::Barrier;
         }
+        self.recorder.called(call, &op);
+        self.asked.insert(call.number, op);
+        command.map_or_else(|| Ask::Query(Query::Range(translate::range(key))), Ask::Command)
     }
 
     fn command(&mut self, call: &Call, rng: &mut Rng) -> Command {
         let op = Op::Put { key: 0, value: self.value(rng) };
         let command = translate::command(&op).expect("a put is a command");
+        self.recorder.called(call, &op);
         self.asked.insert(call.number, op);
         command
     }
 
     fn applied(&mut self, call: &Call, at: EntryId, _: Command) {
         let op = self.asked.remove(&call.number).expect("what is applied was asked, once");
+        let before = self.model.revision();
         let answer = self.model.apply(&op);
+        if self.model.revision() > before {
+            self.recorder.committed(call, self.model.revision());
+        }
         self.expected.insert(call.number, answer);
         self.revisions.insert(at.index, self.model.revision());
         self.brought.entry(self.model.revision()).or_insert(at.index);
     }
 
-    fn responded(&mut self, call: &Call, _: u64, response: Result<Response, KvError>) {
+    fn responded(&mut self, call: &Call, now: u64, response: Result<Response, KvError>) {
         let answer = match response {
             Ok(response) => translate::answer(&response),
             Err(error) => panic!("{call:?} fails: {error:?}"),
         };
         let expected = self.expected.remove(&call.number);
         assert!(Some(&answer) == expected.as_ref(), "{call:?}: {answer:?}, not {expected:?}");
+        self.recorder.wrote(call, now, &answer);
+    }
+
+    fn refused(&mut self, call: &Call) {
+        self.recorder.refused(call);
     }
 
     /// A linearizable read sees everything that was answered before it was asked (I13).
-    fn answered(&mut self, call: &Call, _: u64, answer: Result<raft_kv::Answer, KvError>) -> Index {
+    fn answered(
+        &mut self,
+        call: &Call,
+        now: u64,
+        answer: Result<raft_kv::Answer, KvError>,
+    ) -> Index {
         let asked = self.asked.remove(&call.number);
         let (Some(Op::Read { key }), Ok(raft_kv::Answer::Range(response))) = (&asked, &answer)
         else {
@@ -135,7 +153,15 @@ impl Workload for KeyValue {
             found.as_ref() == expected,
             "a read of key {key} at revision {revision} sees {found:?}, not {expected:?}"
         );
+        self.recorder.read(call, now, revision, found.as_ref());
         // Whoever asks next must not see less.
         self.brought.get(&revision).copied().unwrap_or_default()
     }
+
+    fn end(&mut self, marks: &mut Marks) {
+        self.recorder.check(marks);
+    }
 }
+
+#[cfg(test)]
+mod tests;
