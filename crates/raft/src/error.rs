@@ -224,6 +224,11 @@ impl std::error::Error for NodeError {}
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum DataError {
+    /// There is no data of a node: the folder is missing, empty, or somebody else's.
+    NoData {
+        /// The directory.
+        path: PathBuf,
+    },
     /// Another process has it open.
     Locked {
         /// The directory.
@@ -308,6 +313,13 @@ pub enum DataError {
 impl fmt::Display for DataError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NoData { path } => {
+                write!(
+                    f,
+                    "{} is no state folder of a member: nothing of one is there",
+                    path.display()
+                )
+            }
             Self::Locked { path } => write!(
                 f,
                 "{} is in use by another process; stop that one first, or use another folder",

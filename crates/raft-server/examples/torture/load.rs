@@ -1,8 +1,8 @@
 //! Writers under load, and what they know of every write.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
@@ -35,10 +35,19 @@ pub(crate) struct Load {
     /// When the first write succeeded that was begun after the kill.
     pub(crate) first_success: AtomicU64,
     began: Instant,
+    /// Between the writes of one writer.
+    pause: Duration,
+    /// Keys whose writes were acknowledged, for readers; only with a pause.
+    written: Mutex<Vec<String>>,
 }
 
 impl Load {
     pub(crate) fn on(addresses: Vec<String>) -> Arc<Self> {
+        Self::with_pause(addresses, Duration::ZERO)
+    }
+
+    /// A light load, of which every acknowledged write can be read while it goes on.
+    pub(crate) fn with_pause(addresses: Vec<String>, pause: Duration) -> Arc<Self> {
         Arc::new(Self {
             addresses,
             stop: AtomicBool::new(false),
@@ -46,7 +55,25 @@ impl Load {
             killed_at: AtomicU64::new(u64::MAX),
             first_success: AtomicU64::new(u64::MAX),
             began: Instant::now(),
+            pause,
+            written: Mutex::default(),
         })
+    }
+
+    /// One of the keys whose writes were acknowledged, chosen by `number`.
+    pub(crate) fn any_acknowledged(&self, number: u64) -> Option<String> {
+        let written = self.written.lock().ok()?;
+        let count = u64::try_from(written.len()).ok()?;
+        written.get(usize::try_from(number.checked_rem(count)?).ok()?).cloned()
+    }
+
+    /// Notes an acknowledged write for readers.
+    fn note(&self, key: &str) {
+        if self.pause > Duration::ZERO
+            && let Ok(mut written) = self.written.lock()
+        {
+            written.push(key.to_owned());
+        }
     }
 
     pub(crate) fn micros(&self) -> u64 {
@@ -81,6 +108,7 @@ pub(crate) async fn write(load: Arc<Load>, run: String, client: usize) -> Ledger
         let fate = match answer {
             Ok(Ok(_)) => {
                 load.acknowledged.fetch_add(1, Ordering::Relaxed);
+                load.note(&key);
                 if asked >= load.killed_at.load(Ordering::Relaxed) {
                     load.first_success.fetch_min(load.micros(), Ordering::Relaxed);
                 }
@@ -94,11 +122,14 @@ pub(crate) async fn write(load: Arc<Load>, run: String, client: usize) -> Ledger
             member = (member + 1) % MEMBERS;
         }
         ledger.insert(key, fate);
+        if load.pause > Duration::ZERO {
+            tokio::time::sleep(load.pause).await;
+        }
     }
     ledger
 }
 
-fn value_of(key: &str) -> Bytes {
+pub(crate) fn value_of(key: &str) -> Bytes {
     Bytes::from(format!("value of {key} {}", "x".repeat(64)))
 }
 

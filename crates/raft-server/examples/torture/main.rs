@@ -6,6 +6,7 @@
 //! cargo run --release --example torture -- catch-up --writes 100000
 //! cargo run --release --example torture -- snapshot-kill --megabytes 256
 //! cargo run --release --example torture -- synced      # needs strace
+//! cargo run --release --example torture -- damage --rounds 40 --seed 1
 //! ```
 //!
 //! Uses `target/release/rusty-raft` (build it first) and keeps its data under `target/torture`. Exits non-zero on
@@ -21,6 +22,8 @@ use clap::{Parser, ValueEnum};
 
 mod catch_up;
 mod cluster;
+mod damage;
+mod harm;
 mod kill;
 mod load;
 mod snapshot_kill;
@@ -50,6 +53,9 @@ struct Options {
     /// The state that a snapshot has to carry (snapshot-kill).
     #[arg(long, default_value_t = 256)]
     megabytes: u64,
+    /// What a run of `damage` draws from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
     /// First of three ports.
     #[arg(long, default_value_t = 26_000)]
     port: u16,
@@ -73,6 +79,25 @@ enum Scenario {
     SnapshotKill,
     /// With strace attached: a quorum completes an fdatasync before each of 100 answers to one client.
     Synced,
+    /// The folder of one stopped member after the other is damaged; it must come back whole.
+    Damage,
+}
+
+impl Scenario {
+    /// What stands in the configuration file beside the usual.
+    const fn settings(self) -> &'static str {
+        match self {
+            // So small that every folder has segments, snapshots and a log that begins somewhere.
+            Self::Damage => {
+                "log_segment_bytes: 1048576, checkpoint_entries: 1500, trailing_entries: 500,"
+            }
+            Self::LeaderKill
+            | Self::AllKill
+            | Self::CatchUp
+            | Self::SnapshotKill
+            | Self::Synced => "",
+        }
+    }
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -91,5 +116,6 @@ async fn main() -> Result<()> {
         Scenario::CatchUp => catch_up::catch_up(&mut cluster, &options).await,
         Scenario::SnapshotKill => snapshot_kill::snapshot_kill(&mut cluster, &options).await,
         Scenario::Synced => synced::synced(&cluster).await,
+        Scenario::Damage => damage::damage(&mut cluster, &options).await,
     }
 }

@@ -7,6 +7,7 @@ mod auth;
 mod bad_input;
 mod crashes;
 mod etcdctl;
+mod folders;
 mod gateway;
 mod hostile;
 mod http;

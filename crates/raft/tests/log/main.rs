@@ -4,6 +4,7 @@
 
 mod crash;
 mod damage;
+mod examine;
 mod golden;
 #[cfg(mutants)]
 mod mutants;
