@@ -89,27 +89,12 @@ impl<S: StateMachine> ApplyWorker<S> {
     /// # Errors
     /// When a blob cannot be read or does not decode.
     pub fn restored(
-        machine: S,
+        mut machine: S,
         snapshot: &SnapshotMeta,
         source: &dyn SnapshotSource,
     ) -> Result<Self, NodeError> {
-        let mut worker = Self::new(machine);
-        worker.start_from(snapshot, source)?;
-        Ok(worker)
-    }
-
-    /// Restores the state before anything is applied. After an error, another snapshot may be tried.
-    ///
-    /// # Errors
-    /// When a blob cannot be read or does not decode.
-    pub fn start_from(
-        &mut self,
-        snapshot: &SnapshotMeta,
-        source: &dyn SnapshotSource,
-    ) -> Result<(), NodeError> {
-        self.machine.restore(source).map_err(NodeError::Snapshot)?;
-        self.applied = snapshot.last_included.index;
-        Ok(())
+        machine.restore(source).map_err(NodeError::Snapshot)?;
+        Ok(Self { machine, applied: snapshot.last_included.index, failed: false })
     }
 
     /// The state is that after this entry.

@@ -100,6 +100,14 @@ impl Cluster {
         }
     }
 
+    /// How a member that ended by itself ended.
+    pub(crate) fn exit_code(&mut self, member: usize) -> Result<Option<i32>> {
+        match self.children.get_mut(member) {
+            Some(Some(child)) => Ok(child.wait()?.code()),
+            Some(None) | None => Ok(None),
+        }
+    }
+
     pub(crate) async fn status(&self, member: usize) -> Result<StatusResponse> {
         let channel = channel(&self.addresses[member]).await?;
         Ok(MaintenanceClient::new(channel).status(StatusRequest {}).await?.into_inner())

@@ -33,6 +33,9 @@ const PAUSE: Duration = Duration::from_millis(8);
 /// How long the others serve alone.
 const ALONE: Duration = Duration::from_millis(400);
 
+/// The exit code of a member that wants to be started again.
+const RESTART_ME: i32 = 75;
+
 /// How a round ended.
 #[derive(PartialEq, Eq)]
 enum Outcome {
@@ -199,11 +202,12 @@ async fn whole(
     let limit = limit.unwrap_or(LIMIT);
     let acknowledged = load.acknowledged.load(Ordering::Relaxed);
     loop {
-        let equal = match is_whole(cluster, victim, other).await {
-            Ok(()) => Ok(()),
-            Err(error) if error.to_string().contains("wrong state") => return Err(error),
-            Err(error) => Err(error),
-        };
+        let equal = is_whole(cluster, victim, other).await;
+        // As `cluster` and service managers do.
+        if cluster.has_ended(victim)? && cluster.exit_code(victim)? == Some(RESTART_ME) {
+            cluster.start(victim)?;
+            continue;
+        }
         let served = load.acknowledged.load(Ordering::Relaxed) > acknowledged;
         match equal {
             Ok(()) if served => return Ok(()),

@@ -6,6 +6,8 @@
 //! cargo run --release --example torture -- catch-up --writes 100000
 //! cargo run --release --example torture -- snapshot-kill --megabytes 256
 //! cargo run --release --example torture -- synced      # needs strace
+//! cargo run --release --example torture -- sync-error  # needs strace
+//! unshare --map-root-user --mount target/release/examples/torture full-disk
 //! cargo run --release --example torture -- damage --rounds 40 --seed 1
 //! ```
 //!
@@ -23,6 +25,7 @@ use clap::{Parser, ValueEnum};
 mod catch_up;
 mod cluster;
 mod damage;
+mod failing_disk;
 mod harm;
 mod kill;
 mod load;
@@ -81,6 +84,10 @@ enum Scenario {
     Synced,
     /// The folder of one stopped member after the other is damaged; it must come back whole.
     Damage,
+    /// With strace attached: one fdatasync of the leader, then of a follower fails.
+    SyncError,
+    /// The file system under one member, then under all is full.
+    FullDisk,
 }
 
 impl Scenario {
@@ -88,13 +95,14 @@ impl Scenario {
     const fn settings(self) -> &'static str {
         match self {
             // So small that every folder has segments, snapshots and a log that begins somewhere.
-            Self::Damage => {
+            Self::Damage | Self::FullDisk => {
                 "log_segment_bytes: 1048576, checkpoint_entries: 1500, trailing_entries: 500,"
             }
             Self::LeaderKill
             | Self::AllKill
             | Self::CatchUp
             | Self::SnapshotKill
+            | Self::SyncError
             | Self::Synced => "",
         }
     }
@@ -104,6 +112,9 @@ impl Scenario {
 async fn main() -> Result<()> {
     let options = Options::parse();
     let mut cluster = Cluster::new(&options)?;
+    if matches!(options.scenario, Scenario::FullDisk) {
+        failing_disk::mount(&cluster)?;
+    }
     for member in 0..MEMBERS {
         cluster.start(member)?;
     }
@@ -116,6 +127,8 @@ async fn main() -> Result<()> {
         Scenario::CatchUp => catch_up::catch_up(&mut cluster, &options).await,
         Scenario::SnapshotKill => snapshot_kill::snapshot_kill(&mut cluster, &options).await,
         Scenario::Synced => synced::synced(&cluster).await,
+        Scenario::SyncError => failing_disk::sync_error(&mut cluster, &options).await,
+        Scenario::FullDisk => failing_disk::full_disk(&mut cluster, &options).await,
         Scenario::Damage => damage::damage(&mut cluster, &options).await,
     }
 }

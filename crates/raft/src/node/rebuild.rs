@@ -31,15 +31,9 @@ fn aside(dir: &Path) -> PathBuf {
 /// `error` itself when not; with the reason when that is that it was done before, or the system refuses.
 pub(super) fn set_aside(settings: &Settings, error: NodeError) -> Result<(), NodeError> {
     let members = if settings.join.is_empty() { settings.peers.len() } else { MEMBERS_MIN };
-    let (path, offset, problem) =
-        if let NodeError::Data(DataError::Damaged { path, offset, problem }) = error {
-            (path, offset, problem)
-        } else if let NodeError::Data(DataError::Amnesic { reason, .. }) = error {
-            // Whoever cannot prove what it has promised may neither vote nor acknowledge: only a new member may.
-            (settings.data_dir.join("promises"), Some(0), reason)
-        } else {
-            return Err(error);
-        };
+    let NodeError::Data(DataError::Damaged { path, offset, problem }) = error else {
+        return Err(error);
+    };
     let damaged = |problem| NodeError::Data(DataError::Damaged { path, offset, problem });
     if !settings.rebuild_damaged || members < MEMBERS_MIN {
         return Err(damaged(problem));
@@ -82,8 +76,6 @@ pub(super) fn join_after(settings: &mut Settings, state: &DataState) {
 
 #[cfg(test)]
 mod tests {
-    use raft_core::NodeId;
-
     use super::*;
 
     fn settings(members: usize) -> (tempfile::TempDir, Settings) {
@@ -126,15 +118,5 @@ mod tests {
         assert!(set_aside(&unwanted, damage()).is_err());
         assert!(set_aside(&settings, NodeError::Removed).is_err(), "something else is wrong");
         assert!(settings.data_dir.join("file").exists());
-    }
-
-    /// Decision 3: a member whose slots do not agree comes back only as a new one.
-    #[test]
-    fn whoever_may_have_forgotten_a_promise_is_set_aside_too() {
-        let (_folder, settings) = settings(3);
-        let reason = String::from("no two copies agree");
-        let amnesic = DataError::Amnesic { node: NodeId::new(1, 2), reason };
-        assert!(set_aside(&settings, NodeError::Data(amnesic)).is_ok());
-        assert!(aside(&settings.data_dir).join("file").exists());
     }
 }

@@ -13,14 +13,14 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use raft_core::{Incarnation, Index, MemberId, Rng, SnapshotError, StateMachine, Time};
+use raft_core::{Incarnation, Index, MemberId, Rng, StateMachine, Time};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, Sleep};
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::apply::{ApplyCompletion, ApplyWorker};
 use crate::disk::StdDisk;
@@ -40,9 +40,6 @@ use crate::transport::{self, Credit, Event, Local, TcpNetwork, Transport};
 
 /// Inputs of one turn; the others wait for the next one.
 const TURN_INPUTS_MAX: usize = 4096;
-/// Snapshots that are tried at a start, one after the other, when blobs turn out to be damaged.
-const SNAPSHOTS_TRIED_MAX: usize = 8;
-
 /// `CLOCK_BOOTTIME`: monotonic, and it goes on while the machine sleeps.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct BootClock;
@@ -115,46 +112,23 @@ fn open_log(
 }
 
 fn open<S: StateMachine>(machine: S, settings: &mut Settings) -> Result<Opening<S>, NodeError> {
-    let mut apply = ApplyWorker::new(machine);
-    for _ in 0..SNAPSHOTS_TRIED_MAX {
-        match open_with(apply, settings) {
-            // The damaged blob was set aside: now an older snapshot is the newest, or the directory is damaged.
-            Err((Some(again), NodeError::Snapshot(error))) => {
-                warn!(%error, "a snapshot cannot be restored: looking for another one");
-                apply = again;
-            }
-            Err((_, error)) => return Err(error),
-            Ok(opening) => return Ok(opening),
-        }
-    }
-    Err(NodeError::Snapshot(SnapshotError::Undecodable(String::from("every one is damaged"))))
-}
-
-/// What a start failed of, with the state machine when another snapshot may do.
-type Failed<S> = (Option<ApplyWorker<S>>, NodeError);
-
-fn open_with<S: StateMachine>(
-    mut apply: ApplyWorker<S>,
-    settings: &mut Settings,
-) -> Result<Opening<S>, Failed<S>> {
-    let failed = |error| (None, error);
-    let (random, incarnation) = fresh_numbers().map_err(failed)?;
+    let (random, incarnation) = fresh_numbers()?;
     let mut rng = Rng::new(random);
     let began = BootClock.now();
     let Opened { log, state } = match open_log(settings, &mut rng, incarnation) {
         Ok(opened) => opened,
         Err(error) => {
-            rebuild::set_aside(settings, error).map_err(failed)?;
-            open_log(settings, &mut rng, incarnation).map_err(failed)?
+            rebuild::set_aside(settings, error)?;
+            open_log(settings, &mut rng, incarnation)?
         }
     };
     rebuild::join_after(settings, &state);
     let dir = &settings.data_dir;
-    let store = SnapshotStore::open(StdDisk, dir);
-    let store = store.map_err(|error| failed(NodeError::Snapshot(error)))?;
+    let store = SnapshotStore::open(StdDisk, dir).map_err(NodeError::Snapshot)?;
     let mut local =
         Local { epoch: log.epoch(), last_durable: log.status().last, ..Local::default() };
     let mut peer_epochs = Vec::new();
+    let mut apply = None;
     let read = BootClock.now();
     if let DataState::Formed(formed) = &state {
         local.cluster = Some(formed.formed.cluster);
@@ -163,17 +137,15 @@ fn open_with<S: StateMachine>(
         if snapshot.last_included.index.0 > 0 {
             let Some(source) = store.source(snapshot.last_included) else {
                 let what = format!("snapshot {} is not there", snapshot.last_included);
-                return Err(failed(NodeError::Snapshot(SnapshotError::Undecodable(what))));
+                return Err(NodeError::Snapshot(raft_core::SnapshotError::Undecodable(what)));
             };
-            match apply.start_from(snapshot, &source) {
-                Ok(()) => {}
-                Err(error @ NodeError::Snapshot(SnapshotError::Damaged(_))) => {
-                    return Err((Some(apply), error));
-                }
-                Err(error) => return Err(failed(error)),
-            }
+            apply = Some((snapshot.clone(), source));
         }
     }
+    let apply = match apply {
+        Some((snapshot, source)) => ApplyWorker::restored(machine, &snapshot, &source)?,
+        None => ApplyWorker::new(machine),
+    };
     if let DataState::Formed(formed) = &state {
         let restored = BootClock.now();
         info!(
@@ -187,8 +159,7 @@ fn open_with<S: StateMachine>(
         );
     }
     let start = Start { state, formation: log.formation_state(), epoch: log.epoch() };
-    let driver = Driver::new(settings.clone(), start, rng.split(0), BootClock.now());
-    let driver = driver.map_err(failed)?;
+    let driver = Driver::new(settings.clone(), start, rng.split(0), BootClock.now())?;
     let snapshots = SnapshotWorker::new(store, first_request(log.epoch()));
     let log = LogWorker::new(log);
     Ok(Opening { driver, log, apply, snapshots, local, peer_epochs })
