@@ -10,8 +10,8 @@ use raft::error::NodeError;
 pub enum Exit {
     /// Ended as asked.
     Success = 0,
-    /// What was asked for is not so: `status` found no leader or an unreachable member, `verify` found damage, `recover`
-    /// was not told to go on.
+    /// What was asked for is not so: `status` found no leader or an unreachable member, no request of `bench` succeeded,
+    /// `check` found fault, `verify` found damage, `recover` was not told to go on.
     Failure = 1,
     /// The command line or a configuration is wrong. Nothing was written.
     BadConfiguration = 2,
@@ -33,7 +33,8 @@ pub enum Exit {
 pub const HELP: &str = "\
 Exit codes:
    0  ended as asked
-   1  status: no leader, or a member is unreachable; verify: damaged; recover: not done
+   1  status: no leader, or a member is unreachable; bench: no request succeeded; check: FAIL;
+      verify: damaged; recover: not done
    2  bad command line or configuration; nothing was written
   65  data folder refused: locked, of another cluster or member, newer format, damaged
   66  inspect, verify, recover: no state folder of a member

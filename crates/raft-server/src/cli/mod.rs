@@ -1,5 +1,7 @@
-//! The command line: `node`, `cluster`, `status`; `inspect`, `verify` and `recover` for a folder of a stopped member.
+//! The command line: `node`, `cluster`, `status`, `bench`, `check`; `inspect`, `verify` and `recover` for the folder of a
+//! stopped member.
 
+mod bench;
 mod cluster;
 mod inspect;
 mod node;
@@ -46,6 +48,8 @@ enum Command {
     Inspect(InspectArgs),
     Verify(VerifyArgs),
     Recover(RecoverArgs),
+    Bench(bench::BenchArgs),
+    Check(bench::CheckArgs),
 }
 
 /// Run one member of a cluster.
@@ -193,6 +197,8 @@ pub fn main() -> ExitCode {
             Command::Inspect(args) => inspect::run(&args),
             Command::Verify(args) => verify::run(&args),
             Command::Recover(args) => recover::run(&args).await,
+            Command::Bench(args) => bench::run(&args).await,
+            Command::Check(args) => bench::check(&args).await,
         }
     });
     // Reading standard input cannot be interrupted; nothing else is left to wait for.

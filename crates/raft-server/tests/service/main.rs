@@ -5,6 +5,7 @@
 
 mod auth;
 mod bad_input;
+mod bench;
 mod crashes;
 mod etcdctl;
 mod folders;
