@@ -193,8 +193,7 @@ pub(crate) async fn full_disk(cluster: &mut Cluster, options: &Options) -> Resul
         ensure!(began.elapsed() < LIMIT, "writes are not refused for want of space");
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
-    let leader = cluster.wait_for_leader().await?;
-    let term = cluster.status(leader).await?.raft_term;
+    let term = until_all_are_full(cluster).await?;
     let began = Instant::now();
     let mut number = 0;
     while began.elapsed() < WHILE {
@@ -235,6 +234,27 @@ pub(crate) async fn full_disk(cluster: &mut Cluster, options: &Options) -> Resul
         ledger.len()
     );
     Ok(())
+}
+
+/// Waits until every member says that it has no space, and leadership has come to rest: each leader hands over once, in
+/// the hope of another member's disk. Returns the term.
+async fn until_all_are_full(cluster: &Cluster) -> Result<u64> {
+    let (began, mut since, mut known) = (Instant::now(), Instant::now(), 0);
+    while since.elapsed() < WHILE {
+        ensure!(began.elapsed() < LIMIT, "leadership goes round, or a full disk goes unnoticed");
+        let mut term = 0;
+        for member in 0..MEMBERS {
+            let status = cluster.status(member).await?;
+            let full = status.errors.iter().any(|error| error.starts_with("NOSPACE"));
+            let own = if full && status.leader != 0 { status.raft_term } else { u64::MAX };
+            term = own.max(term);
+        }
+        if term != known || term == u64::MAX {
+            (since, known) = (Instant::now(), term);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(known)
 }
 
 /// Keys to be read and deleted while there is no space.

@@ -95,14 +95,13 @@ impl Scenario {
     const fn settings(self) -> &'static str {
         match self {
             // So small that every folder has segments, snapshots and a log that begins somewhere.
-            Self::Damage | Self::FullDisk => {
+            Self::Damage | Self::FullDisk | Self::SyncError => {
                 "log_segment_bytes: 1048576, checkpoint_entries: 1500, trailing_entries: 500,"
             }
             Self::LeaderKill
             | Self::AllKill
             | Self::CatchUp
             | Self::SnapshotKill
-            | Self::SyncError
             | Self::Synced => "",
         }
     }

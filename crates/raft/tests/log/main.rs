@@ -10,3 +10,4 @@ mod golden;
 mod mutants;
 mod snapshot;
 mod support;
+mod survivor;
