@@ -12,3 +12,4 @@ pub mod logging;
 pub mod metrics;
 pub mod proto;
 pub mod supervisor;
+pub mod tls;

@@ -2,7 +2,7 @@
 
 use raft_kv::TXN_OPS_MAX;
 
-use super::member::{Plan, Refusal};
+use super::member::{Plan, PlannedTls, Refusal};
 use super::{NodeArgs, complain};
 use crate::config::{self, NodeConfig};
 use crate::exit::Exit;
@@ -37,11 +37,13 @@ fn plan(args: &NodeArgs, color: Color) -> Result<Plan, Refusal> {
     for warning in &config.warnings {
         tracing::warn!("{}: {}: {}", warning.place, warning.field, warning.advice);
     }
-    let mut listen =
-        vec![(own.peer.clone(), Doors { peers: true, clients: own.peer == own.client })];
+    let mut listen = vec![(
+        own.peer.clone(),
+        Doors { peers: true, clients: own.peer == own.client, secured: false },
+    )];
     let mut clients = Vec::new();
     if own.peer != own.client {
-        listen.push((own.client.clone(), Doors { peers: false, clients: true }));
+        listen.push((own.client.clone(), Doors { peers: false, clients: true, secured: false }));
         clients.push(own.client);
     }
     Ok(Plan {
@@ -58,5 +60,6 @@ fn plan(args: &NodeArgs, color: Color) -> Result<Plan, Refusal> {
         settings: config.settings,
         txn_ops_max: TXN_OPS_MAX,
         compaction: None,
+        tls: PlannedTls::default(),
     })
 }

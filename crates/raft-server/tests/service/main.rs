@@ -22,5 +22,6 @@ mod recipes;
 mod settings;
 mod supervisor;
 mod support;
+mod tls;
 mod watches;
 mod words;
