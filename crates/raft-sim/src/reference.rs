@@ -94,7 +94,7 @@ where
     }
 
     fn applied(&mut self, call: &Call, at: EntryId, command: S::Command) {
-        let response = self.state.apply(ApplyContext { id: at }, command);
+        let response = self.state.apply(ApplyContext::at(at), command);
         self.state.flush();
         self.expected.insert(call.number, response);
         self.always.iter().for_each(|check| check(&self.state));
