@@ -104,6 +104,7 @@ async fn serve(words: &[String], color: Color) -> Result<Exit, Refusal> {
         peers: load(config.peer_tls.as_ref(), Role::Peers)?,
         names_users: config.certificates_name_users,
     };
+    tls.warn();
     let label = format!("etcd member {}", config.name);
     let clients: Vec<String> = config.advertise_clients.iter().map(Url::to_string).collect();
     let (peers, join) =

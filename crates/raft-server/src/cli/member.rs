@@ -72,7 +72,6 @@ pub(super) struct Plan {
 }
 
 /// Where TLS is spoken.
-#[derive(Default)]
 pub(super) struct PlannedTls {
     /// With clients, at the doors that are secured.
     pub(super) clients: Option<Arc<Tls>>,
@@ -80,6 +79,15 @@ pub(super) struct PlannedTls {
     pub(super) peers: Option<Arc<Tls>>,
     /// Who a client is may be said by its certificate.
     pub(super) names_users: bool,
+}
+
+impl PlannedTls {
+    /// Says what should be looked at; once logs go somewhere.
+    pub(super) fn warn(&self) {
+        for tls in self.clients.iter().chain(&self.peers) {
+            tls.warn_of_expiry();
+        }
+    }
 }
 
 impl Plan {

@@ -109,9 +109,7 @@ impl Tls {
     pub fn load(files: TlsFiles, role: Role) -> Result<Arc<Self>, TlsError> {
         let digest = digest(&files);
         let current = Current::load(&files, role, digest)?;
-        let tls = Self { files, role, current: ArcSwap::from_pointee(current) };
-        tls.warn_of_expiry();
-        Ok(Arc::new(tls))
+        Ok(Arc::new(Self { files, role, current: ArcSwap::from_pointee(current) }))
     }
 
     /// Whose connections these are.
@@ -153,7 +151,8 @@ impl Tls {
         Ok(true)
     }
 
-    fn warn_of_expiry(&self) {
+    /// A warning in the log when the certificate that is presented has expired or soon will.
+    pub fn warn_of_expiry(&self) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (role, cert) = (self.role, self.files.cert.display());
         let left = Duration::from_secs(self.expires()).checked_sub(now);

@@ -21,7 +21,7 @@ use rustls::{
 };
 use time::OffsetDateTime;
 
-use crate::support::{PATIENCE, Process, folder, free_ports, program};
+use crate::support::{Members, PATIENCE, Process, folder, free_ports, program};
 
 const READY: &str = "ready to serve client requests";
 const DAY: time::Duration = time::Duration::DAY;
@@ -335,8 +335,38 @@ fn certificates_change_while_connections_go_on() {
     };
     let line = "rusty_raft_certificate_expires_timestamp_seconds{for=\"clients\"} ";
     let expires = metrics.lines().find_map(|it| it.strip_prefix(line)).unwrap().to_owned();
-    let wanted = (OffsetDateTime::now_utc() + DAY * 100).unix_timestamp();
+    let wanted: OffsetDateTime = OffsetDateTime::now_utc() + DAY * 100;
+    let wanted = wanted.unix_timestamp();
     assert!(expires.parse::<i64>().unwrap().abs_diff(wanted) < 600, "{expires}");
+}
+
+#[test]
+fn one_port_serves_members_and_clients_by_tls() {
+    let mut members = Members::configure(3);
+    let path = members.folder.path().to_owned();
+    let ca = Authority::new(&path, "ca");
+    ca.certify("member", "127.0.0.1", &FOR_MEMBERS, 1, 100);
+    ca.certify("client", "a-client", &FOR_CLIENTS, 2, 100);
+    let file = |name: &str| format!("{:?}", path.join(name));
+    let tls = format!(
+        "(cert_file: {}, key_file: {}, trusted_ca_file: {})",
+        file("member.pem"),
+        file("member-key.pem"),
+        file("ca.pem")
+    );
+    members.set(&format!("client_tls: {tls}, peer_tls: {tls}"));
+    for index in 0..3 {
+        members.start_one(index);
+    }
+    let config = client(&path, "ca", Some("client"), &BOTH, b"http/1.1");
+    let put = r#"{"key":"aw==","value":"dg=="}"#;
+    for address in &members.addresses {
+        until_served(address, &config, true);
+        let mut stream = connect(address, Arc::clone(&config)).unwrap();
+        assert!(post(&mut stream, "/v3/kv/put", put).unwrap().starts_with("HTTP/1.1 200"));
+    }
+    let stranger = client(&path, "ca", None, &BOTH, b"http/1.1");
+    assert!(!is_served(&members.addresses[0], &stranger));
 }
 
 #[test]
