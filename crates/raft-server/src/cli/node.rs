@@ -51,6 +51,7 @@ fn plan(args: &NodeArgs, color: Color) -> Result<Plan, Refusal> {
     for warning in &config.warnings {
         tracing::warn!("{}: {}: {}", warning.place, warning.field, warning.advice);
     }
+    let secured = tls.clients.is_some();
     let mut listen =
         vec![(own.peer.clone(), Doors { peers: true, clients: own.peer == own.client, secured })];
     let mut clients = Vec::new();

@@ -20,7 +20,7 @@ use crate::proto::etcdserverpb::cluster_server::Cluster;
 const PROMOTION_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Etcd {
-    fn members(&self) -> Vec<Member> {
+    pub(super) fn members(&self) -> Vec<Member> {
         self.node.status().members.iter().map(|it| self.member(it)).collect()
     }
 

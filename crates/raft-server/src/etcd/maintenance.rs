@@ -10,16 +10,13 @@ use raft_kv::proto::etcdserverpb::{
     StatusRequest, StatusResponse,
 };
 use raft_kv::{Command, KvError};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::hash::{self, Hash};
 use super::kv::mismatch;
 use super::{ETCD_VERSION, Etcd, errors};
 use crate::proto::etcdserverpb::maintenance_server::Maintenance;
-
-fn not_built(method: &str) -> Status {
-    Status::unimplemented(format!("unknown method {method} for service etcdserverpb.Maintenance"))
-}
 
 /// The version to go back to, as three numbers: one minor version below this one.
 fn downgrade_target(version: &str) -> Result<String, Status> {
@@ -146,14 +143,15 @@ impl Maintenance for Etcd {
         }))
     }
 
-    type SnapshotStream = tokio_stream::Empty<Result<SnapshotResponse, Status>>;
+    type SnapshotStream = ReceiverStream<Result<SnapshotResponse, Status>>;
 
     async fn snapshot(
         &self,
         request: Request<SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
-        self.admit(request).await?;
-        Err(not_built("Snapshot"))
+        let (_, admission) = self.admit(request).await?;
+        let parts = self.snapshot_parts(admission.caller()).await?;
+        Ok(Response::new(ReceiverStream::new(parts)))
     }
 
     /// Only the leader takes it. The answer has no header, as in etcd.

@@ -19,6 +19,7 @@ mod maintenance;
 mod polish;
 mod range_stream;
 mod recipes;
+mod snapshot;
 mod space;
 mod watch;
 

@@ -20,6 +20,7 @@ mod other_cluster;
 mod port;
 mod recipes;
 mod settings;
+mod snapshots;
 mod supervisor;
 mod support;
 mod tls;
