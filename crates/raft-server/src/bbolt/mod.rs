@@ -279,6 +279,9 @@ mod tests {
 
     use super::*;
 
+    /// Keys and values.
+    type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
     /// Reads a file as the format says, by brute force.
     struct Read<'a>(&'a [u8]);
 
@@ -318,7 +321,7 @@ mod tests {
             self.0[usize::try_from(at).unwrap()..usize::try_from(at + count).unwrap()].to_vec()
         }
 
-        fn buckets(&self) -> BTreeMap<String, Vec<(Vec<u8>, Vec<u8>)>> {
+        fn buckets(&self) -> BTreeMap<String, Pairs> {
             let mut buckets = Vec::new();
             self.below(self.number::<8>(16 + 16), &mut buckets);
             let read = |(name, value, is_bucket): (Vec<u8>, Vec<u8>, bool)| {
