@@ -139,6 +139,8 @@ pub struct Profile {
     pub sticky: bool,
     /// How long a client waits before it gives up and asks for something else.
     pub patience: u64,
+    /// The clients of the store are those of a bank.
+    pub bank: bool,
 }
 
 impl Profile {
@@ -237,6 +239,7 @@ impl Profile {
             keys: [1, 4, 50][pick(rng, 3)],
             value_bytes: [8, 100, 4000][pick(rng, 3)],
             think_max: [1_000, 20_000, 100_000][pick(rng, 3)],
+            bank: rng.chance(1, 3),
         };
         profile.bound_checkpoints();
         if let Some(faults) = &options.faults {

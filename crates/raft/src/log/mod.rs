@@ -9,6 +9,8 @@
 //! Deliberately absent: any decision of the protocol, any clock, any network, any retry of a failed sync.
 
 mod body;
+#[cfg(test)]
+mod decoders;
 mod files;
 mod hard_state;
 mod identity;

@@ -29,6 +29,8 @@ mod belonging;
 mod builder;
 mod busy_poll;
 pub mod checkpoint;
+#[cfg(test)]
+mod decoders;
 pub mod driver;
 mod feature_level;
 pub mod formation;

@@ -5,6 +5,8 @@
 //! receives them as a function from requests to effects.
 
 mod blob;
+#[cfg(test)]
+mod decoders;
 mod store;
 mod worker;
 

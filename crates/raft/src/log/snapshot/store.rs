@@ -25,7 +25,7 @@ fn manifest_name(id: EntryId) -> String {
     format!("manifest-{:016x}-{:016x}", id.index.0, id.term.0)
 }
 
-fn encode_manifest(meta: &SnapshotMeta, blobs: &[BlobId]) -> Vec<u8> {
+pub(super) fn encode_manifest(meta: &SnapshotMeta, blobs: &[BlobId]) -> Vec<u8> {
     let membership = meta.membership.encode(&[]);
     let mut out = Vec::new();
     out.put_u64_le(meta.last_included.index.0);
@@ -41,7 +41,7 @@ fn encode_manifest(meta: &SnapshotMeta, blobs: &[BlobId]) -> Vec<u8> {
     seal_twice(MANIFEST_MAGIC, &out)
 }
 
-fn decode_manifest(bytes: &[u8]) -> Option<(SnapshotMeta, Vec<BlobId>)> {
+pub(super) fn decode_manifest(bytes: &[u8]) -> Option<(SnapshotMeta, Vec<BlobId>)> {
     let mut input = unseal_either(MANIFEST_MAGIC, bytes).ok()?;
     let index = Index(input.try_get_u64_le().ok()?);
     let last_included = EntryId { index, term: Term(input.try_get_u64_le().ok()?) };
