@@ -11,6 +11,7 @@
 mod body;
 #[cfg(test)]
 mod decoders;
+pub mod examine;
 mod files;
 mod hard_state;
 mod identity;
@@ -23,6 +24,7 @@ mod segment;
 pub mod snapshot;
 mod spares;
 mod store;
+mod survivor;
 mod tables;
 mod worker;
 
@@ -32,4 +34,5 @@ pub use options::{
     RecoveryReport,
 };
 pub use store::Log;
+pub use survivor::Survivor;
 pub use worker::{LogCompletion, LogRequest, LogWorker};

@@ -38,6 +38,7 @@ pub mod formation_message;
 mod member_info;
 pub mod pending;
 mod rebuild;
+pub mod recover;
 mod request;
 pub mod standing;
 mod status;
