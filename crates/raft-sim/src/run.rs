@@ -119,6 +119,9 @@ fn arguments(seed: u64, options: &Options) -> String {
     if options.faulty != Options::default().faulty {
         text += &format!(" --seconds {}", options.faulty.as_secs());
     }
+    if let Some(rate) = options.rate {
+        text += &format!(" --rate {rate}");
+    }
     if let Some(faults) = &options.faults {
         let names: Vec<&str> = faults.iter().map(|class| class.name()).collect();
         let names = if names.is_empty() { "none".to_owned() } else { names.join(",") };
