@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
-use raft_core::{ClusterId, Index, Lease, Member, Membership, MembershipStep, NodeId, Session};
+use raft_core::{
+    ClusterId, Index, Lease, Member, MemberId, Membership, MembershipStep, NodeId, Session,
+};
 
 use super::MemberInfo;
 use super::formation_message::{Ballot, FormationMessage, FormationState, Founding};
