@@ -202,6 +202,10 @@ impl raft_core::Command for Command {
         }
     }
 
+    fn needs_space(&self) -> bool {
+        self.growth() > 0
+    }
+
     fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
         match bytes.first() {
             Some(&VERSION) => {}

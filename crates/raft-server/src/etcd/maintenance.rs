@@ -17,6 +17,9 @@ use super::kv::mismatch;
 use super::{ETCD_VERSION, Etcd, errors};
 use crate::proto::etcdserverpb::maintenance_server::Maintenance;
 
+/// Ends by itself, unlike the alarm.
+const DISK_FULL: &str = "NOSPACE: this member's disk is full; what needs no space is taken";
+
 fn not_built(method: &str) -> Status {
     Status::unimplemented(format!("unknown method {method} for service etcdserverpb.Maintenance"))
 }
@@ -72,6 +75,9 @@ impl Maintenance for Etcd {
             Phase::Forming => problems.push("the cluster is forming".to_owned()),
             Phase::Confirming => problems.push("asks a quorum whether its log is whole".to_owned()),
             Phase::Active | Phase::Stopping | _ => {}
+        }
+        if status.disk_full {
+            problems.push(DISK_FULL.to_owned());
         }
         let notices = self.reader.notices();
         for AlarmMember { member_id, alarm } in notices.of_type(AlarmType::None) {

@@ -9,6 +9,7 @@ mod bad_input;
 mod bench;
 mod crashes;
 mod etcdctl;
+mod folders;
 mod gateway;
 mod hostile;
 mod http;

@@ -166,7 +166,7 @@ fn open<S: StateMachine>(machine: S, settings: &mut Settings) -> Result<Opening<
 }
 
 /// Numbers that no other node has: from the operating system.
-fn fresh_numbers() -> Result<(u64, Incarnation), NodeError> {
+pub(super) fn fresh_numbers() -> Result<(u64, Incarnation), NodeError> {
     let mut bytes = [0u8; 24];
     let path = std::path::Path::new("/dev/urandom");
     File::open(path).and_then(|mut file| file.read_exact(&mut bytes)).map_err(|source| {

@@ -153,6 +153,7 @@ async fn pause(error: &ProposeError, end: Instant) -> Result<(), ()> {
     let helps = match error {
         ProposeError::NoLeader
         | ProposeError::Overloaded
+        | ProposeError::NoSpace
         | ProposeError::Superseded
         | ProposeError::Unknown
         | ProposeError::TimedOut => true,

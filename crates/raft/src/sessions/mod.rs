@@ -193,6 +193,14 @@ impl<C: Command> Command for SessionCommand<C> {
             Self::Open { .. } | Self::Close { .. } | Self::Expire { .. } => 1,
         }
     }
+
+    fn needs_space(&self) -> bool {
+        match self {
+            Self::Command(command) => command.needs_space(),
+            Self::Open { .. } => true,
+            Self::Close { .. } | Self::Expire { .. } => false,
+        }
+    }
 }
 
 impl<S: StateMachine<Response: CachedResponse>> StateMachine for Sessions<S> {
