@@ -29,7 +29,7 @@ use crate::logging::Color;
 
 /// A replicated key-value store that speaks etcd v3 and survives.
 #[derive(Debug, Parser)]
-#[command(name = "rusty-raft", version, after_help = exit::HELP, subcommand_required = true, arg_required_else_help = true)]
+#[command(name = "rusty-raft", version, after_long_help = exit::HELP, subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
     /// When to colour the output.
     #[arg(

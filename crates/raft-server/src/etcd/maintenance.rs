@@ -10,6 +10,7 @@ use raft_kv::proto::etcdserverpb::{
     StatusRequest, StatusResponse,
 };
 use raft_kv::{Command, KvError};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::hash::{self, Hash};
@@ -19,10 +20,6 @@ use crate::proto::etcdserverpb::maintenance_server::Maintenance;
 
 /// Ends by itself, unlike the alarm.
 const DISK_FULL: &str = "NOSPACE: this member's disk is full; what needs no space is taken";
-
-fn not_built(method: &str) -> Status {
-    Status::unimplemented(format!("unknown method {method} for service etcdserverpb.Maintenance"))
-}
 
 /// The version to go back to, as three numbers: one minor version below this one.
 fn downgrade_target(version: &str) -> Result<String, Status> {
@@ -152,14 +149,15 @@ impl Maintenance for Etcd {
         }))
     }
 
-    type SnapshotStream = tokio_stream::Empty<Result<SnapshotResponse, Status>>;
+    type SnapshotStream = ReceiverStream<Result<SnapshotResponse, Status>>;
 
     async fn snapshot(
         &self,
         request: Request<SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
-        self.admit(request).await?;
-        Err(not_built("Snapshot"))
+        let (_, admission) = self.admit(request).await?;
+        let parts = self.snapshot_parts(admission.caller()).await?;
+        Ok(Response::new(ReceiverStream::new(parts)))
     }
 
     /// Only the leader takes it. The answer has no header, as in etcd.

@@ -378,6 +378,7 @@ async fn run<S: StateMachine>(
         address: settings.address.clone(),
         listen: (!settings.external_listener).then(|| settings.address.clone()),
         cluster_secret: settings.cluster_secret.clone(),
+        security: settings.security.clone(),
         meters: Arc::clone(&settings.meters),
     };
     let (mut transport, mut network, events) =

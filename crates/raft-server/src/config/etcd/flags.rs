@@ -148,7 +148,12 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("peer-cert-allowed-hostname", List, "", Used),
     flag("peer-auto-tls", Switch, "false", Used),
     flag("peer-crl-file", Text, "", Used),
-    flag("peer-skip-client-san-verification", Switch, "false", Used),
+    flag(
+        "peer-skip-client-san-verification",
+        Switch,
+        "false",
+        Idle("where a member dials from is not compared with its certificate, what it dials is"),
+    ),
     flag("self-signed-cert-validity", Number, "1", Used),
     flag("cipher-suites", List, "", Idle("rustls offers only suites that are safe")),
     flag("tls-min-version", Text, "TLS1.2", Used),
