@@ -84,7 +84,8 @@ impl Ticket {
         Self { sequence }
     }
 
-    /// A ticket for a log that is copied while nothing of the protocol runs: nobody waits for it.
+    /// A ticket for a log that is copied while nothing of the protocol runs. It proves nothing: writes are counted
+    /// from 1, and handing this one back acknowledges none.
     #[doc(hidden)]
     pub const fn for_copies() -> Self {
         Self { sequence: 0 }

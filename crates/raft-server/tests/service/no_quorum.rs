@@ -16,6 +16,7 @@ const NO_LEADER: &str = "etcdserver: no leader";
 const TIMED_OUT: &str = "etcdserver: request timed out";
 /// Together with the next one more than may wait at a member.
 const WAITING: usize = 110;
+const CONNECTIONS: usize = 5;
 const VALUE_BYTES: usize = 5 << 18;
 
 fn refused<T>(answer: Result<T, Status>) -> (Code, String) {
@@ -55,14 +56,16 @@ async fn without_a_quorum_everybody_hears_what_etcd_says() {
         }
         assert!(Instant::now() < deadline, "{status:?}");
     }
-    assert_eq!(refused(put(&address, "k", "never").await), no_leader);
-    assert_eq!(refused(get(&address, "k").await), no_leader);
     let mut leases = LeaseClient::new(channel_to(&address));
-    let grant = leases.lease_grant(LeaseGrantRequest { ttl: 60, id: 1 }).await;
-    assert_eq!(refused(grant), no_leader);
     let mut cluster = ClusterClient::new(channel_to(&address));
-    let list = cluster.member_list(MemberListRequest { linearizable: true }).await;
-    assert_eq!(refused(list), no_leader);
+    let (put_never, got, granted, listed) = tokio::join!(
+        put(&address, "k", "never"),
+        get(&address, "k"),
+        leases.lease_grant(LeaseGrantRequest { ttl: 60, id: 1 }),
+        cluster.member_list(MemberListRequest { linearizable: true }),
+    );
+    let all = [refused(put_never), refused(got), refused(granted), refused(listed)];
+    assert_eq!(all, [(); 4].map(|()| no_leader.clone()));
     // Whoever asks for a leader need not wait.
     let asked = Instant::now();
     let mut request = Request::new(RangeRequest { key: "k".into(), ..RangeRequest::default() });
@@ -78,8 +81,10 @@ async fn without_a_quorum_everybody_hears_what_etcd_says() {
     // More than may wait: the rest is turned away at once.
     let value = bytes::Bytes::from(vec![7; VALUE_BYTES]);
     let mut waiting = tokio::task::JoinSet::new();
-    for _ in 0..WAITING {
-        let (mut client, value) = (kv(&address), value.clone());
+    // On a few connections: those that have said nothing yet are limited.
+    let clients: Vec<_> = (0..CONNECTIONS).map(|_| kv(&address)).collect();
+    for client in clients.iter().cycle().take(WAITING) {
+        let (mut client, value) = (client.clone(), value.clone());
         waiting.spawn(async move {
             client.put(PutRequest { key: "k".into(), value, ..PutRequest::default() }).await
         });

@@ -1,4 +1,4 @@
-//! Every flag that etcd 3.4 to 3.7 knows: its form, its default, and what becomes of it here.
+//! The flags of etcd 3.4 to 3.7 that are known here: their form, default, and what becomes of them.
 
 /// What a value looks like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

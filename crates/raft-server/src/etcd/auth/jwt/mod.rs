@@ -8,6 +8,8 @@
 //! etcd refuses a token once anything about users and roles was changed after it was made. Here it ends only when its
 //! user was deleted, made anew or got another password since.
 
+mod ring;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
@@ -52,6 +54,7 @@ impl Jwt {
     /// # Errors
     /// In words: which file is wrong, or what is missing.
     pub(super) fn load(config: &JwtConfig) -> Result<Self, String> {
+        ring::install();
         let method = &config.method;
         let algorithm = Algorithm::from_str(method)
             .map_err(|_| format!("there is no sign-method {method:?} here; RS256, PS256, ES256, EdDSA and HS256 are some"))?;
