@@ -8,7 +8,8 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use raft::log::{StdDisk, inspect};
+use raft::disk::StdDisk;
+use raft::log::inspect;
 
 use super::member::{Plan, PlannedTls, Refusal};
 use super::{complain, say};
