@@ -1,13 +1,17 @@
 //! One connection to a member: gRPC on `h2`, reconnecting by itself.
 
 use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use h2::client::SendRequest;
 use h2::{RecvStream, SendStream};
 use prost::Message;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tonic::codegen::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
@@ -107,6 +111,38 @@ impl Head {
     }
 }
 
+/// A socket that wants whole buffers. To one that takes several buffers at once, `h2` hands every message over 256 bytes
+/// by itself, with a system call of its own; to this one it hands many small messages together.
+struct Joined(TcpStream);
+
+impl AsyncRead for Joined {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Joined {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
 /// A connection. Belongs to one thread.
 pub(super) struct Link {
     endpoint: String,
@@ -138,7 +174,7 @@ impl Link {
         Ok(link)
     }
 
-    async fn connect(&self) -> Result<h2::client::Connection<TcpStream, Bytes>, String> {
+    async fn connect(&self) -> Result<h2::client::Connection<Joined, Bytes>, String> {
         let socket = TcpStream::connect(&self.endpoint).await.map_err(|error| error.to_string())?;
         socket.set_nodelay(true).map_err(|error| error.to_string())?;
         let mut builder = h2::client::Builder::new();
@@ -147,7 +183,7 @@ impl Link {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .enable_push(false);
         let (sender, connection) =
-            builder.handshake(socket).await.map_err(|error| error.to_string())?;
+            builder.handshake(Joined(socket)).await.map_err(|error| error.to_string())?;
         let number = self.connections.get() + 1;
         self.connections.set(number);
         self.sender.replace(Some((number, sender)));
@@ -156,7 +192,7 @@ impl Link {
     }
 
     /// Drives the connection, and the next one when it breaks.
-    async fn keep(&self, connection: h2::client::Connection<TcpStream, Bytes>) {
+    async fn keep(&self, connection: h2::client::Connection<Joined, Bytes>) {
         let mut next = Some(connection);
         loop {
             if let Some(connection) = next.take() {
