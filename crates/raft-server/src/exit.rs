@@ -10,7 +10,7 @@ use raft::error::NodeError;
 pub enum Exit {
     /// Ended as asked.
     Success = 0,
-    /// What was asked for is not so: `status` found no leader or an unreachable member, no request of `bench` succeeded,
+    /// What was asked for is not so: a command of the client failed, `status` found no leader or an unreachable member, no request of `bench` succeeded,
     /// `check` found fault, a seed of `sim` fails, `verify` found damage, `recover` was not told to go on.
     Failure = 1,
     /// The command line or a configuration is wrong. Nothing was written.
@@ -33,7 +33,7 @@ pub enum Exit {
 pub const HELP: &str = "\
 Exit codes:
    0  ended as asked
-   1  status: no leader, or a member is unreachable; bench: no request succeeded; check: FAIL; sim: a seed fails;
+   1  get, put, …: it failed; status: no leader, or a member is unreachable; bench: no request succeeded; check: FAIL; sim: a seed fails;
       verify: damaged; recover: not done
    2  bad command line or configuration; nothing was written
   65  data folder refused: locked, of another cluster or member, newer format, damaged

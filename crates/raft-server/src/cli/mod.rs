@@ -1,7 +1,8 @@
 //! The command line: `node`, `cluster`, `status`, `etcd`, `config`, `bench`, `check`, and `sim` where it is built in;
-//! `inspect`, `verify` and `recover` for the folder of a stopped member.
+//! `inspect`, `verify` and `recover` for the folder of a stopped member; `get`, `put` and the other commands of a client.
 
 mod bench;
+mod client;
 mod cluster;
 mod etcd;
 mod inspect;
@@ -59,6 +60,8 @@ enum Command {
     Config(ConfigCommand),
     Bench(bench::BenchArgs),
     Check(bench::CheckArgs),
+    #[command(flatten)]
+    Client(client::ClientCommand),
     #[cfg(feature = "sim")]
     Sim(raft_sim::cli::Arguments),
 }
@@ -210,7 +213,8 @@ pub fn main() -> ExitCode {
     if let Some(flags) = called_as_etcd(std::env::args_os().collect()) {
         return run(Command::Etcd(EtcdArgs { flags }), Color::Auto);
     }
-    let cli = match Cli::try_parse() {
+    let words = client::arrange(std::env::args_os().collect());
+    let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
         Err(error) => {
             let code = if error.use_stderr() { Exit::BadConfiguration } else { Exit::Success };
@@ -261,6 +265,7 @@ fn run(command: Command, color: Color) -> ExitCode {
             }
             Command::Bench(args) => bench::run(&args).await,
             Command::Check(args) => bench::check(&args).await,
+            Command::Client(command) => client::run(&command).await,
             #[cfg(feature = "sim")]
             Command::Sim(args) => match raft_sim::cli::main(&args, "rusty-raft sim") {
                 End::Fine => Exit::Success,

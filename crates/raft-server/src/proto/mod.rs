@@ -27,3 +27,14 @@ pub mod health;
 pub mod v3electionpb;
 #[rustfmt::skip]
 pub mod v3lockpb;
+
+/// Every message of the API with its fields, as written by `tools/protogen`; `None` never happens.
+#[must_use]
+pub fn descriptors() -> Option<&'static prost_reflect::DescriptorPool> {
+    static POOL: std::sync::LazyLock<Option<prost_reflect::DescriptorPool>> =
+        std::sync::LazyLock::new(|| {
+            let descriptors = include_bytes!("api.descriptors");
+            prost_reflect::DescriptorPool::decode(&descriptors[..]).ok()
+        });
+    POOL.as_ref()
+}

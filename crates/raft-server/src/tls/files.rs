@@ -83,6 +83,28 @@ pub(super) fn authorities(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
     Ok(Arc::new(roots))
 }
 
+/// Where distributions keep the authorities that they trust.
+const SYSTEM_AUTHORITIES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// The authorities that this system trusts: those of `SSL_CERT_FILE`, or of the distribution. One that cannot be used is
+/// passed over.
+pub(super) fn system_authorities() -> Result<Arc<RootCertStore>, TlsError> {
+    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    let usual = || SYSTEM_AUTHORITIES.iter().map(PathBuf::from).find(|path| path.exists());
+    let Some(path) = named.or_else(usual) else {
+        let nowhere = Path::new(SYSTEM_AUTHORITIES[0]);
+        return Err(TlsError::of(nowhere, "this system has no list of trusted authorities"));
+    };
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(certificates(&path)?);
+    Ok(Arc::new(roots))
+}
+
 /// The revocation lists in a file, PEM or DER.
 pub(super) fn revocations(
     path: &Path,

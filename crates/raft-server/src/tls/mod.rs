@@ -5,6 +5,7 @@
 //! keep what they began with. TLS 1.2 and 1.3, by rustls.
 
 mod auto;
+mod client;
 mod files;
 mod verify;
 
@@ -25,6 +26,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, server::TlsStream};
 
 pub use self::auto::self_signed;
+pub use self::client::{ClientFiles, client_config};
 pub use self::files::TlsError;
 use self::files::{Pair, authorities, common_name, expires, pair, revocations};
 use self::verify::{Anybody, Demands, Dialling};

@@ -7,6 +7,7 @@ mod as_etcd;
 mod auth;
 mod bad_input;
 mod bench;
+mod client;
 mod crashes;
 mod etcdctl;
 mod folders;

@@ -402,6 +402,41 @@ fn etcdctl(folder: &Path, address: &str, name: &str, words: &[&str]) -> (bool, S
 }
 
 #[test]
+fn our_own_client_speaks_tls() {
+    let folder = folder();
+    let path = folder.path();
+    let ca = Authority::new(path, "ca");
+    ca.certify("member", "127.0.0.1", &FOR_MEMBERS, 1, 100);
+    ca.certify("client", "a-client", &FOR_CLIENTS, 2, 100);
+    Authority::new(path, "other");
+    let port = free_ports(2);
+    let flags = [&PEER_FILES[..], &CLIENT_FILES].concat();
+    let mut process = Process::start(member(path, 0, 1, port, &flags));
+    process.line_with(READY);
+    let own = ["--cert=client.pem", "--key=client-key.pem"];
+    let says = |url: bool, files: &[&str], words: &[&str]| {
+        let mut command = program();
+        let scheme = if url { "https://" } else { "" };
+        command.current_dir(path).args(words).args(files);
+        command.arg(format!("--endpoints={scheme}127.0.0.1:{}", port + 1));
+        let output = command.output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (text(output.stdout), text(output.stderr))
+    };
+    let all = [&own[..], &["--cacert=ca.pem"]].concat();
+    assert_eq!(says(true, &all, &["put", "k", "v"]).0, "OK\n");
+    assert_eq!(says(false, &all, &["get", "k"]).0, "k\nv\n");
+    let anybody = [&own[..], &["--insecure-skip-tls-verify"]].concat();
+    assert_eq!(says(true, &anybody, &["get", "k"]).0, "k\nv\n");
+    // Without a certificate, or by one who trusts somebody else.
+    for files in [&["--cacert=ca.pem"][..], &[&own[..], &["--cacert=other.pem"]].concat()] {
+        let (said, complaint) = says(true, files, &["get", "k", "--command-timeout=2s"]);
+        assert_eq!(said, "", "{files:?}");
+        assert!(complaint.starts_with("Error: "), "{complaint}");
+    }
+}
+
+#[test]
 fn a_stock_etcdctl_is_the_user_in_its_certificate() {
     if crate::etcdctl::is_missing() {
         return;

@@ -6,7 +6,7 @@
 mod flags;
 mod sources;
 mod tls;
-pub(super) mod values;
+pub(crate) mod values;
 mod yaml;
 
 use std::collections::BTreeMap;

@@ -49,7 +49,7 @@ impl std::fmt::Display for Url {
 }
 
 /// One of Go's booleans.
-pub(super) fn switch(text: &str) -> Option<bool> {
+pub(crate) fn switch(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
@@ -58,7 +58,7 @@ pub(super) fn switch(text: &str) -> Option<bool> {
 }
 
 /// One of Go's durations that is not negative: `1h30m`, `0.5s`, `0`.
-pub(in crate::config) fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let mut rest = text.strip_prefix('+').unwrap_or(text);
     if rest == "0" {
         return Some(Duration::ZERO);

@@ -1,23 +1,15 @@
 //! Messages as JSON, as grpc-gateway writes and reads them: names as in the .proto files out, those or camel case in;
 //! 64-bit numbers as strings out, as either in; bytes as base64; zero values left out; unknown names passed over.
 
-use std::sync::LazyLock;
-
 use prost::Message;
-use prost_reflect::{
-    DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor, SerializeOptions,
-};
+use prost_reflect::{DeserializeOptions, DynamicMessage, MessageDescriptor, SerializeOptions};
 use serde::de::DeserializeOwned;
 use tonic::Status;
 
-/// Every message of the API; written by tools/protogen.
-static POOL: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| {
-    let descriptors = include_bytes!("../../proto/api.descriptors");
-    DescriptorPool::decode(&descriptors[..]).ok()
-});
+use crate::proto;
 
 fn descriptor(name: &str) -> Result<MessageDescriptor, Status> {
-    let pool = POOL.as_ref();
+    let pool = proto::descriptors();
     let packages = ["etcdserverpb", "v3lockpb", "v3electionpb"];
     packages
         .iter()
