@@ -197,11 +197,20 @@ impl Machine {
         };
         let mut report = None;
         let mut apply = None;
-        if let DataState::Formed(formed) = &state {
-            facts.cluster = Some(formed.formed.cluster);
-            facts.epochs_seen.clone_from(&formed.peer_epochs);
-            report = Some(formed.report.clone());
-            let snapshot = &formed.recovered.snapshot;
+        let member = match &state {
+            DataState::Formed(it) => {
+                report = Some(it.report.clone());
+                Some((&it.formed, &it.peer_epochs, &it.recovered.snapshot))
+            }
+            DataState::Damaged(it) => {
+                report = Some(RecoveryReport::default());
+                Some((&it.formed, &it.peer_epochs, &it.snapshot))
+            }
+            DataState::Empty { .. } => None,
+        };
+        if let Some((formed, epochs, snapshot)) = member {
+            facts.cluster = Some(formed.cluster);
+            facts.epochs_seen.clone_from(epochs);
             if snapshot.last_included.index.0 > 0 {
                 let source = store
                     .source(snapshot.last_included)

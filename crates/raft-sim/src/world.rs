@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use raft::apply::{ApplyCompletion, ApplyRequest};
-use raft::error::NodeError;
+use raft::error::{DataError, NodeError};
 use raft::log::LogCompletion;
 use raft::log::snapshot::SnapshotRequest;
 use raft::message::PeerMessage;
+use raft::node::Phase;
 use raft::node::driver::{Configurations, Input, Outputs, SnapshotJob, run_snapshot_job};
 use raft_core::{NodeId, Raft, Rng};
 use raft_kv::Store;
@@ -398,9 +399,14 @@ impl World {
         let mut inputs: Vec<_> = process.unheard.take().into_iter().collect();
         inputs.append(&mut process.inbox);
         let mut sent = Sent::default();
+        let repairing = matches!(process.driver.phase(), Phase::Repairing(_));
         let out = process.driver.turn(now, inputs, &mut sent);
         process.deadline = out.deadline;
         process.waits_for_apply = out.waits_for_apply;
+        if let (true, Some(raft)) = (repairing, self.raft(machine)) {
+            self.oracle.started(raft);
+            self.marks.hit("a damaged member was repaired by others");
+        }
         let epoch = out.epoch;
         self.carry_out(machine, out);
         for (to, stream, message) in sent.0 {
@@ -491,6 +497,14 @@ impl World {
                 self.crash(machine, Crash::Process, down);
             }
             Err(NodeError::Removed) => self.removed(machine),
+            // Nobody has what is damaged: it is replaced.
+            Err(NodeError::Data(DataError::Damaged { .. } | DataError::Amnesic { .. }))
+                if self.is_doomed(machine) =>
+            {
+                self.marks.hit("ended: damage that nobody can repair");
+                self.crash(machine, Crash::Process, u64::MAX);
+                self.operator.refuses = true;
+            }
             Err(error) => panic!("n{} ended: {error}", machine + 1),
             Ok(()) => panic!("n{} ended though nobody asked it to", machine + 1),
         }

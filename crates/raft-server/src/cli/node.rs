@@ -1,6 +1,7 @@
 //! `rusty-raft node <config> <index>`: one member, until it is told to stop.
 
 use std::io;
+use std::os::unix::process::CommandExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,22 +34,48 @@ const COMMAND_ROOM_BYTES: usize = 64 << 10;
 struct Refusal {
     exit: Exit,
     text: String,
+    /// Something damaged was set aside: the next attempt goes on without it.
+    again: bool,
 }
 
 impl From<Box<config::Problem>> for Refusal {
     fn from(problem: Box<config::Problem>) -> Self {
-        Self { exit: Exit::BadConfiguration, text: problem.to_string() }
+        Self { exit: Exit::BadConfiguration, text: problem.to_string(), again: false }
     }
 }
 
 pub(super) async fn run(args: &NodeArgs, color: Color) -> Exit {
-    match start(args, color).await {
+    let (exit, again) = match start(args, color).await {
         Ok(member) => member.run(args.stop_with_stdin).await,
         Err(refusal) => {
             complain(&refusal.text);
-            refusal.exit
+            (refusal.exit, refusal.again)
         }
+    };
+    if again {
+        begin_anew();
     }
+    exit
+}
+
+/// Counts, for its successors, how often a process has begun anew.
+const BEGUN_ANEW: &str = "RUSTY_RAFT_BEGUN_ANEW";
+/// Something may be set aside so often before a person is to look at the disk: every checkpoint and the folder.
+const BEGIN_ANEW_MAX: u32 = 8;
+
+/// Something damaged was set aside: the same process begins again without it. Returns when that cannot be.
+fn begin_anew() {
+    let times = std::env::var(BEGUN_ANEW).ok().and_then(|times| times.parse().ok()).unwrap_or(0u32);
+    if times >= BEGIN_ANEW_MAX {
+        return tracing::error!("damage was set aside {times} times: look at the disk");
+    }
+    let Ok(program) = std::env::current_exe() else { return };
+    tracing::warn!("begins anew without what was damaged");
+    let error = std::process::Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .env(BEGUN_ANEW, (times + 1).to_string())
+        .exec();
+    tracing::error!("cannot begin anew: {error}");
 }
 
 /// A running member.
@@ -72,6 +99,7 @@ async fn start(args: &NodeArgs, color: Color) -> Result<Member, Refusal> {
         config::resolve(address).map_err(|reason| Refusal {
             exit: Exit::BadConfiguration,
             text: format!("rusty-raft: --join: {reason}\n\nNothing was written."),
+            again: false,
         })?;
     }
     logging::init(color);
@@ -81,6 +109,7 @@ async fn start(args: &NodeArgs, color: Color) -> Result<Member, Refusal> {
     let mut signals = Signals::listen().map_err(|error| Refusal {
         exit: Exit::RestartMe,
         text: format!("rusty-raft: cannot listen for signals: {error}"),
+        again: false,
     })?;
     crate::limits::raise_open_files();
 
@@ -99,6 +128,7 @@ async fn start(args: &NodeArgs, color: Color) -> Result<Member, Refusal> {
             return Err(Refusal {
                 exit: Exit::Success,
                 text: format!("rusty-raft: member {} stopped before it had started: {signal}", args.index),
+                again: false,
             });
         }
     };
@@ -165,6 +195,7 @@ fn cannot_listen(address: &str, error: &io::Error) -> Refusal {
         text: format!(
             "rusty-raft: cannot listen on {address}\n\n  wrong  {wrong}\n  right  {right}\n\nNothing was written."
         ),
+        again: false,
     }
 }
 
@@ -199,15 +230,20 @@ async fn start_node(
     }
     builder.start().await.map_err(|error| Refusal {
         exit: Exit::of_node(&error),
+        again: matches!(error, NodeError::SetAside(_)),
         text: format!("rusty-raft: member {} cannot start\n\n  {error}", args.index),
     })
 }
 
 impl Member {
     /// Serves until a signal, the end of standard input (when `stop_with_stdin`) or the end of the node.
-    async fn run(mut self, stop_with_stdin: bool) -> Exit {
+    /// True with the exit code: something damaged was set aside, and it can go on without that.
+    async fn run(mut self, stop_with_stdin: bool) -> (Exit, bool) {
         tokio::select! {
-            ended = self.node.stopped() => return ended_by_itself(ended),
+            ended = self.node.stopped() => {
+                let again = matches!(&ended, Err(error) if matches!(**error, NodeError::SetAside(_)));
+                return (ended_by_itself(ended), again);
+            }
             signal = self.signals.next() => tracing::info!("stopping: {signal}"),
             () = stdin_closed(), if stop_with_stdin => tracing::info!("stopping: the supervisor says so"),
         }
@@ -236,7 +272,7 @@ impl Member {
             }
         };
         drop(self.listeners);
-        exit
+        (exit, false)
     }
 }
 

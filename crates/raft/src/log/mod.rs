@@ -17,6 +17,8 @@ mod open;
 mod options;
 mod record;
 mod recovery;
+mod repair;
+mod salvage;
 mod segment;
 pub mod snapshot;
 mod spares;
@@ -26,8 +28,8 @@ mod worker;
 
 pub use inspect::{Inspected, inspect};
 pub use options::{
-    Belongs, DataState, Formed, FormedState, Identity, LatchError, LogOptions, LogStatus, Opened,
-    RecoveryReport,
+    Belongs, DamagedState, DataState, Formed, FormedState, Identity, LatchError, LogOptions,
+    LogStatus, Missing, Opened, RecoveryReport, Supply,
 };
 pub use store::Log;
 pub use worker::{LogCompletion, LogRequest, LogWorker};

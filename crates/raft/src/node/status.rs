@@ -16,6 +16,9 @@ pub enum Phase {
     Waiting(String),
     /// Has data and asks a quorum whether anything of it was lost (decision 10); promises nothing until then.
     Confirming,
+    /// Entries of its log are damaged and fetched from others; it takes no part until then. The text names the first
+    /// one, its file and what the others say.
+    Repairing(String),
     /// Takes part.
     Active,
     /// What it once promised cannot be proven: idle until re-admitted (decision 3). The text says why.

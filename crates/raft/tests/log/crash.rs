@@ -133,6 +133,7 @@ fn check(disk: &SimDisk, stopped: &Stopped, context: &str) -> Option<Model> {
     let opened = open(disk.clone(), &dir()).unwrap_or_else(|error| panic!("{context}: {error}"));
     let state = match opened.state {
         DataState::Formed(state) => state,
+        DataState::Damaged(state) => panic!("{context}: {:?} are damaged", state.missing),
         DataState::Empty { .. } => {
             assert!(!stopped.formed, "{context}: the cluster is forgotten");
             return None;

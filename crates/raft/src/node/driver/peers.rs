@@ -36,7 +36,7 @@ impl<S: StateMachine> Driver<S> {
         }
         self.peer_epochs.insert(from, epoch);
         self.out.peer_epochs.push((from, epoch));
-        if self.raft.is_some() {
+        if self.raft.is_some() || self.repair.is_some() {
             self.out.log.push(LogRequest::PeerEpoch(from, epoch));
         }
     }
@@ -86,6 +86,23 @@ impl<S: StateMachine> Driver<S> {
             self.work_off_formation(network);
             return;
         }
+        let message = match message {
+            FormationMessage::RepairAsk { wants, last, snapshot } => {
+                return self.on_repair_ask(now, from, (wants, last, snapshot), network);
+            }
+            answer @ (FormationMessage::RepairHave(_) | FormationMessage::RepairLack { .. }) => {
+                return self.on_repair_answer(from, answer);
+            }
+            FormationMessage::Formed { founding: theirs, committed }
+                if self.repair.is_some() && is_gone(&committed, self.node) =>
+            {
+                if self.founding.as_ref().is_some_and(|own| own.cluster == theirs.cluster) {
+                    self.end(Err(NodeError::Removed));
+                }
+                return;
+            }
+            message => message,
+        };
         let (Some(raft), Some(founding)) = (&self.raft, &self.founding) else { return };
         let committed = raft.committed_membership();
         let formed = || FormationMessage::Formed {
@@ -137,7 +154,10 @@ impl<S: StateMachine> Driver<S> {
             }
             FormationMessage::Promise { .. }
             | FormationMessage::Accepted(_)
-            | FormationMessage::Refused { .. } => {}
+            | FormationMessage::Refused { .. }
+            | FormationMessage::RepairAsk { .. }
+            | FormationMessage::RepairHave(_)
+            | FormationMessage::RepairLack { .. } => {}
         }
     }
 

@@ -144,6 +144,12 @@ impl<S: StateMachine> Driver<S> {
         }
     }
 
+    /// Shows a configuration before there is a protocol that knows of any.
+    pub(super) fn show_members(&mut self, in_force: &Membership, committed: &Membership) {
+        self.view.update(&Arc::new(in_force.clone()), &Arc::new(committed.clone()));
+        self.out.membership.clone_from(&self.view.configurations);
+    }
+
     /// Refuses data that cannot be this member's, and a configured list that is neither the one by which the cluster
     /// formed nor the present membership (decision 4). A list that only disagrees with what this node knows may be
     /// newer than its data: then its peers tell.
