@@ -47,6 +47,7 @@ impl World {
             self.later(delay, Happening::Resume(machine));
         }
         self.disk_faults(machine);
+        self.rot_entries();
         self.clock_faults(machine);
         self.operate();
         for id in self.wires.ids() {

@@ -18,6 +18,7 @@ mod network;
 mod operator;
 mod process;
 mod profile;
+mod rot;
 mod run;
 mod world;
 

@@ -264,6 +264,11 @@ impl Machine {
         Log::open(disk, Path::new(DIR), options, self.fresh).map_err(|error| error.to_string())
     }
 
+    /// The identity of its present disk's directory.
+    pub(crate) const fn identity(&self) -> Identity {
+        self.fresh
+    }
+
     /// Who it is, with its present disk.
     pub(crate) const fn node(&self) -> NodeId {
         self.fresh.node()

@@ -78,6 +78,8 @@ pub struct Profile {
     pub power_follows: bool,
     /// Bits of a disk rot.
     pub rot: u64,
+    /// Bits of the logs of several members rot while all of them are down.
+    pub rot_entries: u64,
     /// A power loss tears whole pages, not only the sectors that are being written.
     pub page_tears: bool,
     /// A clock stops for a while, or jumps.
@@ -139,6 +141,8 @@ impl Profile {
         let (mut wipe, mut rot) = (seldom(10), seldom(10));
         let mut page_tears = seldom(2) > 0;
         let (mut transfer, replay) = (seldom(20), seldom(30));
+        let mut fourth = rng.split(9);
+        let rot_entries = if members > 2 && fourth.chance(1, 3) { 1 + fourth.below(8) } else { 0 };
         let hunt = seldom(4) > 0;
         let mut change = if more.chance(1, 2) { 5 + more.below(60) } else { 0 };
         let shrink = change > 0 && more.chance(1, 2);
@@ -200,6 +204,7 @@ impl Profile {
             full,
             wipe,
             rot,
+            rot_entries,
             page_tears,
             clock,
             drift_ppm: [1_000, 10_000, DRIFT_MAX_PPM][pick(&mut more, 3)],

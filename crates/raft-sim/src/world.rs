@@ -505,6 +505,18 @@ impl World {
                 self.crash(machine, Crash::Process, u64::MAX);
                 self.operator.refuses = true;
             }
+            // The others have it in a snapshot only by now: it is replaced, once no other one is.
+            Err(NodeError::Data(DataError::Damaged { .. })) if self.profile.rot_entries > 0 => {
+                self.marks.hit("ended: the others have gone on without what is damaged");
+                if self.may_doom(machine) {
+                    self.doom(machine);
+                    self.crash(machine, Crash::Process, u64::MAX);
+                    self.operator.refuses = true;
+                } else {
+                    let down = 200_000 + self.faults.below(300_000);
+                    self.crash(machine, Crash::Process, down);
+                }
+            }
             Err(error) => panic!("n{} ended: {error}", machine + 1),
             Ok(()) => panic!("n{} ended though nobody asked it to", machine + 1),
         }
