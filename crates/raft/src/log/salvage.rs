@@ -267,7 +267,7 @@ mod tests {
         (image, room, ranges)
     }
 
-    fn regions<'a>(image: &'a [u8], ranges: [(u64, u64); 2]) -> [&'a [u8]; 2] {
+    fn regions(image: &[u8], ranges: [(u64, u64); 2]) -> [&[u8]; 2] {
         ranges.map(|(offset, len)| slice(image, offset, len).unwrap())
     }
 

@@ -39,15 +39,9 @@ pub(super) fn set_aside(settings: &Settings, error: NodeError) -> Result<(), Nod
             "This member was rebuilt once before: see what became of the disk, move {} away, then start again",
             aside.display()
         );
-        return Err(NodeError::Data(match error {
-            NodeError::Data(DataError::Damaged { path, offset, problem }) => {
-                DataError::Damaged { path, offset, problem: format!("{problem}. {before}") }
-            }
-            NodeError::Data(DataError::Amnesic { node, reason }) => {
-                DataError::Amnesic { node, reason: format!("{reason}. {before}") }
-            }
-            error => return Err(error),
-        }));
+        let path = dir.clone();
+        let problem = format!("{error}. {before}");
+        return Err(NodeError::Data(DataError::Damaged { path, offset: None, problem }));
     }
     let moved = fs::rename(dir, &aside).and_then(|()| sync_parent(dir));
     moved.map_err(|source| {

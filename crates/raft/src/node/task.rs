@@ -173,12 +173,12 @@ fn open<S: StateMachine>(machine: S, settings: &mut Settings) -> Result<Opening<
 
 /// A damaged blob was set aside when it was read: the next start takes an older snapshot, or finds that none is left.
 fn damaged_snapshot(error: NodeError) -> NodeError {
-    match error {
-        NodeError::Snapshot(damage @ (SnapshotError::Damaged(_) | SnapshotError::Missing(_))) => {
-            NodeError::SetAside(format!("{damage}; it is set aside"))
-        }
-        error => error,
+    if let NodeError::Snapshot(damage @ (SnapshotError::Damaged(_) | SnapshotError::Missing(_))) =
+        error
+    {
+        return NodeError::SetAside(format!("{damage}; it is set aside"));
     }
+    error
 }
 
 /// Numbers that no other node has: from the operating system.

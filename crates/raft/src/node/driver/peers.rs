@@ -86,23 +86,12 @@ impl<S: StateMachine> Driver<S> {
             self.work_off_formation(network);
             return;
         }
-        let message = match message {
-            FormationMessage::RepairAsk { wants, last, snapshot } => {
-                return self.on_repair_ask(now, from, (wants, last, snapshot), network);
-            }
-            answer @ (FormationMessage::RepairHave(_) | FormationMessage::RepairLack { .. }) => {
-                return self.on_repair_answer(from, answer);
-            }
-            FormationMessage::Formed { founding: theirs, committed }
-                if self.repair.is_some() && is_gone(&committed, self.node) =>
-            {
-                if self.founding.as_ref().is_some_and(|own| own.cluster == theirs.cluster) {
-                    self.end(Err(NodeError::Removed));
-                }
-                return;
-            }
-            message => message,
-        };
+        if let FormationMessage::RepairAsk { wants, last, snapshot } = message {
+            return self.on_repair_ask(now, from, (wants, last, snapshot), network);
+        }
+        if self.repair.is_some() {
+            return self.on_repair_answer(from, message);
+        }
         let (Some(raft), Some(founding)) = (&self.raft, &self.founding) else { return };
         let committed = raft.committed_membership();
         let formed = || FormationMessage::Formed {

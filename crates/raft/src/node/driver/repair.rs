@@ -209,10 +209,16 @@ impl<S: StateMachine> Driver<S> {
         }
     }
 
-    /// What a peer says to what is missing here.
+    /// What a peer says while something is missing here.
     pub(super) fn on_repair_answer(&mut self, from: NodeId, message: FormationMessage) {
         let Some(repair) = &mut self.repair else { return };
         match message {
+            FormationMessage::Formed { founding: theirs, committed } => {
+                let own = self.founding.as_ref().map(|own| own.cluster);
+                if own == Some(theirs.cluster) && is_gone(&committed, self.node) {
+                    self.end(Err(NodeError::Removed));
+                }
+            }
             FormationMessage::RepairHave(entry) => {
                 let wanted = |it: &&Missing| it.id == entry.id && it.digest == entry.digest;
                 if repair.missing.iter().any(|it| wanted(&it)) {
@@ -226,7 +232,15 @@ impl<S: StateMachine> Driver<S> {
                     repair.lacks.insert(from, (lack, led));
                 }
             }
-            _ => {}
+            FormationMessage::Empty { .. }
+            | FormationMessage::Prepare(_)
+            | FormationMessage::Promise { .. }
+            | FormationMessage::Accept(..)
+            | FormationMessage::Accepted(_)
+            | FormationMessage::Refused { .. }
+            | FormationMessage::StandingAsk { .. }
+            | FormationMessage::StandingReply { .. }
+            | FormationMessage::RepairAsk { .. } => {}
         }
     }
 

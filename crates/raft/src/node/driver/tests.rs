@@ -244,7 +244,9 @@ impl Stored {
                 self.damaged.remove(&entry.id.index);
                 Some(match self.state() {
                     DataState::Damaged(state) => LogCompletion::Filled(state.missing),
-                    state => LogCompletion::Reopened(state),
+                    state @ (DataState::Empty { .. } | DataState::Formed(_)) => {
+                        LogCompletion::Reopened(state)
+                    }
                 })
             }
             LogRequest::Reopen => Some(LogCompletion::Reopened(self.state())),
