@@ -50,7 +50,7 @@ pub use ready::{
 };
 pub use rng::Rng;
 pub use state_machine::{
-    ApplyContext, BLOB_BYTES_MAX, BlobId, Command, DecodeError, MemorySnapshot, Snapshot,
+    ApplyContext, BLOB_BYTES_MAX, BlobId, Command, DecodeError, MemorySnapshot, Session, Snapshot,
     SnapshotError, SnapshotSink, SnapshotSource, StateMachine,
 };
 pub use transfer::TransferError;

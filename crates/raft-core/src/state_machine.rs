@@ -81,6 +81,26 @@ pub trait Command: Send + Sized + 'static {
 pub struct ApplyContext {
     /// The entry.
     pub id: EntryId,
+    /// The client's session, when the command was proposed in one.
+    pub session: Option<Session>,
+}
+
+impl ApplyContext {
+    /// A command at this position, proposed without a session.
+    #[must_use]
+    pub const fn at(id: EntryId) -> Self {
+        Self { id, session: None }
+    }
+}
+
+/// A command's place in its client's session: one that is proposed again with the same numbers is the same command,
+/// and a state machine that keeps sessions applies it once (thesis §6.3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Session {
+    /// The session.
+    pub id: u64,
+    /// Counts the session's commands.
+    pub sequence: u64,
 }
 
 /// Bytes in the log that this version does not understand.

@@ -1,5 +1,6 @@
 //! The service `rusty-raft`: an etcd v3 server on the Raft library, and the one binary.
 
+pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod config;

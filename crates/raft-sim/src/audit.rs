@@ -7,10 +7,11 @@ use std::sync::Arc;
 use raft::log::{DataState, Opened};
 use raft_core::{Digest, Index, Membership, NodeId, Raft, RoleKind};
 
-use crate::check::Oracle;
+use crate::check::holds;
+use crate::workload::Workload;
 use crate::world::World;
 
-impl World {
+impl<W: Workload> World<W> {
     /// I6 at a commit: every half of the leader's configuration has a quorum whose logs hold it, synced.
     pub(crate) fn check_durable(&mut self, leader: usize, before: Option<&Membership>) {
         let Some(raft) = self.raft(leader) else { return };
@@ -75,7 +76,7 @@ impl World {
     fn log_holds(&mut self, voter: NodeId, index: Index, digest: Digest) -> bool {
         let Some(machine) = self.nodes.get(&voter).copied() else {
             return match self.operator.lost.get(&voter) {
-                Some(Some(state)) => Oracle::holds(state, index, digest),
+                Some(Some(state)) => holds(state, index, digest),
                 Some(None) => true,
                 None => false,
             };
@@ -97,7 +98,7 @@ impl World {
             }
         }
         let state = self.machines[machine].at_rest.as_ref();
-        state.is_some_and(|state| Oracle::holds(state, index, digest))
+        state.is_some_and(|state| holds(state, index, digest))
     }
 
     /// I6, I8: a power loss of all machines at this moment would leave the last commit on a quorum, and every
@@ -119,7 +120,7 @@ impl World {
             match self.machines[machine].audit(&self.profile, seed) {
                 Ok(Opened { state, .. }) => {
                     self.oracle.recovered(&state);
-                    if Oracle::holds(&state, index, digest) {
+                    if holds(&state, index, digest) {
                         holding.insert(voter);
                     }
                 }

@@ -2,16 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use raft::log::{DataState, FormedState};
 use raft::message::PeerMessage;
 use raft::node::entry_header::EntryHeader;
 use raft_core::invariants::Checker;
 use raft_core::{
-    AppendOutcome, ClusterId, Digest, Entry, EntryKind, HardState, Index, Membership, Message,
-    NodeId, Raft, RoleKind, SnapshotMeta, Term,
+    AppendOutcome, ClusterId, Command as _, Digest, Entry, EntryKind, HardState, Index, Membership,
+    Message, NodeId, Raft, RoleKind, SnapshotMeta, StateMachine, Term,
 };
 
-use crate::model::{Answer, Model, Op};
+use crate::workload::{Call, Workload};
 
 /// Who asked which number.
 pub(crate) type RequestId = (NodeId, u64);
@@ -36,16 +37,10 @@ pub(crate) struct Oracle {
     promised: BTreeMap<NodeId, Promised>,
     /// Applied anywhere: what everybody else must apply, too (I5).
     entries: BTreeMap<Index, Digest>,
-    /// The model after `entries`.
-    model: Model,
-    /// The model's revision after each index.
-    revisions: BTreeMap<Index, i64>,
-    /// The index that brought each revision.
-    brought: BTreeMap<i64, Index>,
-    /// Proposed and not yet decided.
-    proposed: BTreeMap<RequestId, Op>,
-    /// Committed, where, and what the client must be told.
-    decided: BTreeMap<RequestId, (Index, Answer)>,
+    /// Proposed and not yet decided: whose, and what exactly.
+    proposed: BTreeMap<RequestId, (Call, Bytes)>,
+    /// Committed, and where.
+    decided: BTreeMap<RequestId, Index>,
     /// Clients were told: definitely not applied (I18).
     refused: BTreeSet<RequestId>,
     /// Highest position of an operation whose client has its answer.
@@ -284,27 +279,10 @@ impl Oracle {
         }
     }
 
-    /// Whether a recovered log holds the entry with this digest (I6).
-    pub(crate) fn holds(state: &DataState, index: Index, digest: Digest) -> bool {
-        let formed = match state {
-            DataState::Formed(formed) => formed,
-            // What it holds is known entry by entry, and the others have what is damaged.
-            DataState::Damaged(damaged) => return index <= damaged.last.index,
-            DataState::Empty { .. } => return false,
-        };
-        let recovered = &formed.recovered;
-        index < recovered.log_start.index
-            || (index == recovered.log_start.index && digest == recovered.log_start_digest)
-            || recovered
-                .entries
-                .binary_search_by_key(&index, |entry| entry.id.index)
-                .is_ok_and(|nth| recovered.entries[nth].digest == digest)
-    }
-
     // The state machine.
 
     /// A member hands these to its state machine (I5).
-    pub(crate) fn applies(&mut self, node: NodeId, entries: &[Entry]) {
+    pub(crate) fn applies<W: Workload>(&mut self, node: NodeId, entries: &[Entry], load: &mut W) {
         for entry in entries {
             let known = self.entries.get(&entry.id.index).copied();
             match known {
@@ -313,31 +291,37 @@ impl Oracle {
                     "I5: {node} applies another {} than others did",
                     entry.id
                 ),
-                None => self.decide(entry),
+                None => self.decide(entry, load),
             }
         }
     }
 
     /// The first time that an entry is applied anywhere.
-    fn decide(&mut self, entry: &Entry) {
+    fn decide<W: Workload>(&mut self, entry: &Entry, load: &mut W) {
         let last = self.entries.last_key_value().map_or(Index::ZERO, |(index, _)| *index);
         assert!(entry.id.index == last.next(), "{} is applied first after {last}", entry.id);
         self.entries.insert(entry.id.index, entry.digest);
         if entry.kind == EntryKind::Command {
-            let (header, _) = EntryHeader::decode(&entry.payload).expect("committed ones decode");
+            let (header, command) =
+                EntryHeader::decode(&entry.payload).expect("committed ones decode");
             let id = (header.proposer, header.request);
             assert!(!self.refused.contains(&id), "I18: {id:?} was refused and is applied");
             assert!(!self.decided.contains_key(&id), "I17: {id:?} is applied twice");
-            let op = self.proposed.remove(&id).unwrap_or_else(|| panic!("nobody asked {id:?}"));
-            let answer = self.model.apply(&op);
-            self.decided.insert(id, (entry.id.index, answer));
+            let asked = self.proposed.remove(&id);
+            let (call, payload) = asked.unwrap_or_else(|| panic!("nobody asked {id:?}"));
+            assert!(
+                payload == entry.payload,
+                "{id:?} is committed with other bytes than were asked"
+            );
+            let command = <W::Machine as StateMachine>::Command::decode(command);
+            let command = command.expect("committed ones decode");
+            load.applied(&call, entry.id, command);
+            self.decided.insert(id, entry.id.index);
         }
         if entry.kind == EntryKind::Membership {
             let (next, _) = Membership::decode(&entry.payload).expect("committed ones decode");
             self.reconfigured(entry.id.index, next);
         }
-        self.revisions.insert(entry.id.index, self.model.revision());
-        self.brought.entry(self.model.revision()).or_insert(entry.id.index);
     }
 
     /// The digest of a member's state (I19).
@@ -353,21 +337,20 @@ impl Oracle {
         self.answered
     }
 
-    pub(crate) fn proposed(&mut self, id: RequestId, op: Op) {
-        self.proposed.insert(id, op);
+    pub(crate) fn proposed(&mut self, id: RequestId, call: Call, payload: Bytes) {
+        self.proposed.insert(id, (call, payload));
     }
 
     /// A client got an answer (I18, linearizability of writes).
-    pub(crate) fn answered(&mut self, id: RequestId, floor: Index, answer: &Answer) {
-        let Some((index, expected)) = self.decided.get(&id) else {
-            panic!("I18: {id:?} is answered with {answer:?} and was never committed");
+    pub(crate) fn answered(&mut self, id: RequestId, floor: Index) {
+        let Some(index) = self.decided.get(&id).copied() else {
+            panic!("I18: {id:?} is answered and was never committed");
         };
-        assert!(answer == expected, "{id:?} at {index} is answered {answer:?}, not {expected:?}");
         assert!(
-            *index > floor,
+            index > floor,
             "{id:?} takes effect at {index}, before {floor}, which came earlier"
         );
-        self.answered = self.answered.max(*index);
+        self.answered = self.answered.max(index);
         self.acked += 1;
     }
 
@@ -378,27 +361,10 @@ impl Oracle {
         self.refused.insert(id);
     }
 
-    /// A linearizable read sees everything that was answered before it was asked (I13).
-    pub(crate) fn read(&mut self, key: u64, floor: Index, answer: &Answer) {
-        let Answer::Read { revision, found } = answer else {
-            panic!("a read is answered with {answer:?}");
-        };
-        let at_least = self.revisions.range(..=floor).next_back().map_or(1, |(_, r)| *r);
-        assert!(
-            *revision >= at_least,
-            "I13: a read sees revision {revision}, but {at_least} was answered before it was asked"
-        );
-        assert!(
-            *revision <= self.model.revision(),
-            "a read sees revision {revision} of the future"
-        );
-        let expected = self.model.at(key, *revision);
-        assert!(
-            found.as_ref() == expected,
-            "a read of key {key} at revision {revision} sees {found:?}, not {expected:?}"
-        );
-        // Whoever asks next must not see less.
-        let seen = self.brought.get(revision).copied().unwrap_or_default();
+    /// A linearizable read was answered, with what is known to have happened by this index: whoever asks next must not
+    /// see less (I13).
+    pub(crate) fn read(&mut self, seen: Index) {
+        assert!(seen <= self.committed(), "a read sees {seen}, which is not committed");
         self.answered = self.answered.max(seen);
         self.reads += 1;
     }
@@ -409,11 +375,23 @@ impl Oracle {
         assert!(index <= self.committed(), "a barrier at {index}, which is not committed");
         self.reads += 1;
     }
+}
 
-    /// What the model's key holds, for clients that compare.
-    pub(crate) fn mod_revision(&self, key: u64) -> i64 {
-        self.model.at(key, self.model.revision()).map_or(0, |value| value.mod_revision)
-    }
+/// Whether a recovered log holds the entry with this digest (I6).
+pub(crate) fn holds(state: &DataState, index: Index, digest: Digest) -> bool {
+    let formed = match state {
+        DataState::Formed(formed) => formed,
+        // What it holds is known entry by entry, and the others have what is damaged.
+        DataState::Damaged(damaged) => return index <= damaged.last.index,
+        DataState::Empty { .. } => return false,
+    };
+    let recovered = &formed.recovered;
+    index < recovered.log_start.index
+        || (index == recovered.log_start.index && digest == recovered.log_start_digest)
+        || recovered
+            .entries
+            .binary_search_by_key(&index, |entry| entry.id.index)
+            .is_ok_and(|nth| recovered.entries[nth].digest == digest)
 }
 
 fn acknowledge(

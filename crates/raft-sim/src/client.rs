@@ -1,148 +1,52 @@
-//! A client's request as the server would make it of an etcd call, and the answer as the client sees it.
+//! Clients: each asks one member after the other for what the [`Workload`] says, one request at a time.
 
 use bytes::{Bytes, BytesMut};
 use raft::error::{ProposeError, ReadError};
 use raft::node::NodeRequest;
 use raft::node::driver::Input;
 use raft::node::entry_header::EntryHeader;
-use raft_core::{Command as _, Index, NodeId};
-use raft_kv::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
-use raft_kv::proto::etcdserverpb::request_op::Request as Operation;
-use raft_kv::proto::etcdserverpb::response_op::Response as Outcome;
-use raft_kv::proto::etcdserverpb::{
-    Compare, DeleteRangeRequest, PutRequest, RangeRequest, RangeResponse, RequestOp,
-    ResponseHeader, TxnRequest,
-};
-use raft_kv::{Answer as Found, Command, KvError, Query, Response};
+use raft_core::{Command, Index, NodeId, StateMachine};
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
 use crate::check::RequestId;
-use crate::model::{Answer, Op, Value};
 use crate::profile::pick;
+use crate::workload::{Ask, Call, Workload};
 use crate::world::{Happening, World};
 
-fn key_bytes(key: u64) -> Bytes {
-    Bytes::from(format!("key-{key}"))
-}
-
-pub(crate) fn range(key: u64) -> RangeRequest {
-    RangeRequest { key: key_bytes(key), ..RangeRequest::default() }
-}
-
-/// The command; `None` for a read.
-pub(crate) fn command(op: &Op) -> Option<Command> {
-    let put = |key: u64, value: &Bytes| PutRequest {
-        key: key_bytes(key),
-        value: value.clone(),
-        ..PutRequest::default()
-    };
-    Some(match op {
-        Op::Put { key, value } => Command::put(put(*key, value)),
-        Op::Swap { key, mod_revision, value } => {
-            let compare = Compare {
-                result: i32::from(CompareResult::Equal),
-                target: i32::from(CompareTarget::Mod),
-                key: key_bytes(*key),
-                range_end: Bytes::new(),
-                target_union: Some(TargetUnion::ModRevision(*mod_revision)),
-            };
-            let put = Operation::RequestPut(put(*key, value));
-            let read = Operation::RequestRange(range(*key));
-            Command::txn(TxnRequest {
-                compare: vec![compare],
-                success: vec![RequestOp { request: Some(put) }],
-                failure: vec![RequestOp { request: Some(read) }],
-            })
-        }
-        Op::Delete { key } => Command::delete_range(DeleteRangeRequest {
-            key: key_bytes(*key),
-            ..DeleteRangeRequest::default()
-        }),
-        Op::Read { .. } => return None,
-    })
-}
-
 /// Header and command, as the handle encodes them.
-pub(crate) fn payload(command: &Command, proposer: NodeId, request: u64) -> Bytes {
+fn payload(command: &impl Command, proposer: NodeId, request: u64) -> Bytes {
     let mut payload = BytesMut::new();
     EntryHeader { proposer, request, session: None }.encode(&mut payload);
     command.encode(&mut payload);
     payload.freeze()
 }
 
-fn revision(header: Option<&ResponseHeader>) -> i64 {
-    header.map_or(-1, |header| header.revision)
-}
-
-fn found(response: &RangeResponse) -> Option<Value> {
-    response.kvs.first().map(|kv| Value {
-        value: kv.value.clone(),
-        mod_revision: kv.mod_revision,
-        create_revision: kv.create_revision,
-        version: kv.version,
-    })
-}
-
-pub(crate) fn read_answer(response: &RangeResponse) -> Answer {
-    Answer::Read { revision: revision(response.header.as_ref()), found: found(response) }
-}
-
-/// The answer in the model's words.
-pub(crate) fn answer(response: &Response) -> Answer {
-    match response {
-        Response::Put(put) => Answer::Put { revision: revision(put.header.as_ref()) },
-        Response::DeleteRange(delete) => {
-            Answer::Delete { revision: revision(delete.header.as_ref()), deleted: delete.deleted }
-        }
-        Response::Txn(txn) => {
-            let read = txn.responses.iter().find_map(|response| match &response.response {
-                Some(Outcome::ResponseRange(range)) => found(range),
-                _ => None,
-            });
-            Answer::Swap {
-                revision: revision(txn.header.as_ref()),
-                swapped: txn.succeeded,
-                found: read,
-            }
-        }
-        Response::Compact(compact) => Answer::Put { revision: revision(compact.header.as_ref()) },
-        Response::LeaseGrant(grant) => Answer::Put { revision: revision(grant.header.as_ref()) },
-        Response::LeaseRevoke(revoke) => Answer::Put { revision: revision(revoke.header.as_ref()) },
-        Response::LeaseRenew(_)
-        | Response::LeaseExpire(_)
-        | Response::Alarm(_)
-        | Response::Auth(_)
-        | Response::Downgrade => Answer::Put { revision: -1 },
-    }
-}
-
-type Written = Result<Result<Response, KvError>, ProposeError>;
-type Ranged = Result<Result<Found, KvError>, ReadError>;
-
 /// What a client waits for.
-#[derive(Debug)]
-enum Waiting {
-    Write(RequestId, oneshot::Receiver<Written>),
-    Read(u64, oneshot::Receiver<Ranged>),
+enum Waiting<S: StateMachine> {
+    Write(RequestId, oneshot::Receiver<Result<S::Response, ProposeError>>),
+    /// Whether it is linearizable.
+    Read(bool, oneshot::Receiver<Result<S::Answer, ReadError>>),
     Barrier(oneshot::Receiver<Result<Index, ReadError>>),
 }
 
 /// A client with one request at a time.
-#[derive(Debug, Default)]
-pub(crate) struct Client {
-    waits: Option<Request>,
+pub(crate) struct Client<S: StateMachine> {
+    waits: Option<Request<S>>,
     /// Whom it asks as long as that one answers.
     home: Option<usize>,
 }
 
-#[derive(Debug)]
-struct Request {
+impl<S: StateMachine> Default for Client<S> {
+    fn default() -> Self {
+        Self { waits: None, home: None }
+    }
+}
+
+struct Request<S: StateMachine> {
     machine: usize,
-    /// What was answered to anybody before it asked.
-    floor: Index,
-    asked: u64,
-    waiting: Waiting,
+    call: Call,
+    waiting: Waiting<S>,
 }
 
 /// A request is answered after the settings' three seconds, also with an error; a pause or a full inbox may add
@@ -152,7 +56,7 @@ const ANSWER_MAX: u64 = 6_000_000;
 /// How long clients ask, and then ask nothing.
 const WINDOW: u64 = 500_000;
 
-impl World {
+impl<W: Workload> World<W> {
     /// A client's turn: it asks, unless it still waits.
     pub(crate) fn client(&mut self, client: usize) {
         let quiet = self.profile.quiet_windows && (self.now / WINDOW) % 2 == 1;
@@ -181,58 +85,47 @@ impl World {
             self.clients[client].home = None;
             return;
         }
-        let kind = self.workload.below(10);
-        let key = self.workload.below(self.profile.keys);
-        let op = match kind {
-            0..=3 => Op::Put { key, value: self.value() },
-            4 => {
-                let mod_revision = self.oracle.mod_revision(key);
-                Op::Swap { key, mod_revision, value: self.value() }
-            }
-            5 => Op::Delete { key },
-            _ => Op::Read { key },
-        };
-        self.request(client, machine, op, kind == 9);
+        let call = self.call(client);
+        let ask = self.load.ask(&call, &mut self.workload);
+        self.request(call, machine, ask);
     }
 
-    /// A value that is unlike any other.
-    fn value(&mut self) -> Bytes {
-        self.next_value += 1;
-        let len = usize::try_from(self.workload.below(self.profile.value_bytes + 1)).unwrap_or(0);
-        let mut text = self.next_value.to_string();
-        while text.len() < len {
-            text.push('.');
-        }
-        Bytes::from(text)
+    fn call(&mut self, client: usize) -> Call {
+        let number = self.next_call;
+        self.next_call += 1;
+        Call { number, client, asked: self.now, floor: self.oracle.floor() }
     }
 
-    pub(crate) fn request(&mut self, client: usize, machine: usize, op: Op, barrier: bool) {
-        let (floor, asked) = (self.oracle.floor(), self.now);
+    fn request(&mut self, call: Call, machine: usize, ask: Ask<W::Machine>) {
         let Some(process) = self.process(machine) else { return };
         let proposer = process.driver.node();
         let request = process.next_request;
         process.next_request += 1;
-        let (asks, waiting) = match (&op, command(&op)) {
-            (_, Some(command)) => {
+        let (asks, waiting) = match ask {
+            Ask::Command(command) => {
                 let (waiter, answer) = oneshot::channel();
                 let payload = payload(&command, proposer, request);
                 let id = (proposer, request);
-                self.oracle.proposed(id, op);
+                self.oracle.proposed(id, call, payload.clone());
                 let asks = NodeRequest::Propose { request, payload, permit: None, waiter };
                 (asks, Waiting::Write(id, answer))
             }
-            (Op::Read { key }, None) if !barrier => {
+            Ask::Query(query) => {
                 let (waiter, answer) = oneshot::channel();
-                let query = Query::Range(range(*key));
                 let asks = NodeRequest::Query { query, linearizable: true, waiter };
-                (asks, Waiting::Read(*key, answer))
+                (asks, Waiting::Read(true, answer))
             }
-            (_, None) => {
+            Ask::Stale(query) => {
+                let (waiter, answer) = oneshot::channel();
+                let asks = NodeRequest::Query { query, linearizable: false, waiter };
+                (asks, Waiting::Read(false, answer))
+            }
+            Ask::Barrier => {
                 let (waiter, answer) = oneshot::channel();
                 (NodeRequest::ReadIndex { waiter }, Waiting::Barrier(answer))
             }
         };
-        self.clients[client].waits = Some(Request { machine, floor, asked, waiting });
+        self.clients[call.client].waits = Some(Request { machine, call, waiting });
         self.wake(machine, Input::Request(asks));
     }
 
@@ -254,42 +147,46 @@ impl World {
         for client in 0..self.clients.len() {
             let mine = self.clients[client].waits.take_if(|request| request.machine == machine);
             let Some(mut request) = mine else { continue };
-            let floor = request.floor;
+            let call = request.call;
             let mut content = true;
             let answered = match &mut request.waiting {
                 Waiting::Write(id, answer) => match answer.try_recv() {
                     Ok(outcome) => {
                         content = outcome.is_ok();
-                        self.wrote(*id, floor, outcome);
+                        self.wrote(&call, *id, outcome);
                         true
                     }
                     Err(error) => {
                         content = false;
-                        self.nothing(machine, request.asked, error)
+                        self.nothing(machine, call.asked, error)
                     }
                 },
-                Waiting::Read(key, answer) => match answer.try_recv() {
-                    Ok(Ok(Ok(Found::Range(response)))) => {
-                        self.oracle.read(*key, floor, &read_answer(&response));
+                Waiting::Read(linearizable, answer) => match answer.try_recv() {
+                    Ok(Ok(answer)) => {
+                        if *linearizable {
+                            let seen = self.load.answered(&call, self.now, answer);
+                            self.oracle.read(seen);
+                        } else {
+                            self.load.answered_stale(&call, self.now, answer);
+                        }
                         true
                     }
-                    Ok(Ok(other)) => panic!("a read of key {key} answers {other:?}"),
                     Ok(Err(_)) => {
                         content = false;
                         true
                     }
                     Err(error) => {
                         content = false;
-                        self.nothing(machine, request.asked, error)
+                        self.nothing(machine, call.asked, error)
                     }
                 },
                 Waiting::Barrier(answer) => match answer.try_recv() {
                     Ok(Ok(index)) => {
-                        self.oracle.barrier(floor, index);
+                        self.oracle.barrier(call.floor, index);
                         true
                     }
                     Ok(Err(_)) => true,
-                    Err(error) => self.nothing(machine, request.asked, error),
+                    Err(error) => self.nothing(machine, call.asked, error),
                 },
             };
             if answered {
@@ -324,11 +221,21 @@ impl World {
         }
     }
 
-    fn wrote(&mut self, id: RequestId, floor: Index, outcome: Written) {
+    fn wrote(
+        &mut self,
+        call: &Call,
+        id: RequestId,
+        outcome: Result<<W::Machine as StateMachine>::Response, ProposeError>,
+    ) {
         match outcome {
-            Ok(Ok(response)) => self.oracle.answered(id, floor, &answer(&response)),
-            Ok(Err(error)) => panic!("{id:?} fails: {error:?}"),
-            Err(error) if error.is_definite() => self.oracle.refused(id),
+            Ok(response) => {
+                self.oracle.answered(id, call.floor);
+                self.load.responded(call, self.now, response);
+            }
+            Err(error) if error.is_definite() => {
+                self.oracle.refused(id);
+                self.load.refused(call);
+            }
             Err(_) => self.oracle.unknown += 1,
         }
     }
@@ -340,7 +247,8 @@ impl World {
 
     /// A fresh write through every member, by the first client.
     pub(crate) fn write_through(&mut self, machine: usize) {
-        let op = Op::Put { key: 0, value: self.value() };
-        self.request(0, machine, op, false);
+        let call = self.call(0);
+        let command = self.load.command(&call, &mut self.workload);
+        self.request(call, machine, Ask::Command(command));
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::disk::Crash;
 use crate::profile::pick;
+use crate::workload::Workload;
 use crate::world::{Happening, World};
 
 /// How often faults are drawn.
@@ -17,7 +18,7 @@ const FILES: [&str; 8] =
 /// Ends of the names of files that rot.
 const ROTTING: [&str; 4] = [".log", "promises", "identity", "cluster"];
 
-impl World {
+impl<W: Workload> World<W> {
     pub(crate) fn chaos(&mut self) {
         if self.healed {
             return;

@@ -3,6 +3,29 @@
 //! [`run()`] builds a cluster of production nodes (driver, log, recovery, snapshots, store) on simulated [`disk`]s
 //! that lie as disks do, connects them by a network that fails as networks do, lets clients work and faults happen,
 //! and checks after every event what docs/testing.md lists. The same seed gives the same run, byte for byte.
+//!
+//! # Your own state machine
+//!
+//! [`survive`] runs any [`StateMachine`](raft_core::StateMachine) through the same faults and checks. A [`Reference`]
+//! draws what clients ask and compares every answer with one more instance that knows no faults:
+//!
+//! ```
+//! use raft_sim::{Ask, Reference, survive};
+//! # include!("../tests/counter/mod.rs");
+//!
+//! # fn main() {
+//! let report = survive(0..2, |_| {
+//!     Reference::new(Counter::default, |rng| match rng.below(4) {
+//!         0 => Ask::Query(()),
+//!         add => Ask::Command(Add(add)),
+//!     })
+//! });
+//! assert!(report.acked > 0 && report.reads > 0);
+//! # }
+//! ```
+//!
+//! A seed that fails panics with what was violated; [`run_with`] runs that one again, alone. Who wants to check answers
+//! in another way, or has clients that remember what they were told, writes a [`Workload`].
 
 mod audit;
 mod check;
@@ -10,19 +33,23 @@ mod client;
 mod clock;
 pub mod disk;
 mod fault;
+mod kv;
 pub mod linearizability;
 mod liveness;
 mod marks;
-mod model;
 mod network;
 mod operator;
 mod process;
 mod profile;
+mod reference;
 mod rot;
 mod run;
+mod workload;
 mod world;
 
 pub use disk::{Crash, SimDisk};
 pub use marks::Marks;
 pub use profile::{Options, Profile};
-pub use run::{Failure, Report, run};
+pub use reference::Reference;
+pub use run::{Failure, Report, run, run_with, survive};
+pub use workload::{Ask, Call, Workload};

@@ -7,6 +7,7 @@ use raft_core::Index;
 
 use crate::disk::Crash;
 use crate::profile::pick;
+use crate::workload::Workload;
 use crate::world::{Happening, World};
 
 /// Formation may have to wait for its grace period, and a paused disk for its stall.
@@ -17,7 +18,7 @@ const STABLE: u64 = 3_000_000;
 const DISAGREEMENT_STEPS: u64 = 1000;
 const DISAGREEMENT_STEP: u64 = 1_000;
 
-impl World {
+impl<W: Workload> World<W> {
     /// Ends all faults and demands progress.
     pub(crate) fn demand_progress(&mut self) {
         if self.profile.only_a_quorum {

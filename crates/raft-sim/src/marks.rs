@@ -11,7 +11,8 @@ use raft_core::{AppendOutcome, Message};
 pub struct Marks(BTreeMap<&'static str, u64>);
 
 impl Marks {
-    pub(crate) fn hit(&mut self, name: &'static str) {
+    /// Counts one more of this.
+    pub fn hit(&mut self, name: &'static str) {
         *self.0.entry(name).or_default() += 1;
     }
 

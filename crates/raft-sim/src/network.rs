@@ -11,6 +11,7 @@ use raft_core::NodeId;
 
 use crate::process::Machine;
 use crate::profile::pick;
+use crate::workload::Workload;
 use crate::world::{Happening, World};
 
 /// Longest way of a message that is very late.
@@ -94,13 +95,13 @@ impl Wires {
     }
 }
 
-impl World {
+impl<W: Workload> World<W> {
     /// Connects a process to those on its list whom it is not connected to.
     pub(crate) fn dial(&mut self, from: usize) {
         let Some(process) = &self.machines[from].process else { return };
         let mut wanted = Vec::new();
         for peer in &process.dial {
-            let at = |machine: &Machine| machine.address == peer.address;
+            let at = |machine: &Machine<_>| machine.address == peer.address;
             match self.machines.iter().position(at) {
                 Some(to) if to != from => wanted.push((to, peer.node)),
                 Some(_) | None => {}

@@ -17,6 +17,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 use crate::audit::AtRest;
 use crate::disk::Crash;
 use crate::profile::{DRIFT_MAX_PPM, pick};
+use crate::workload::Workload;
 use crate::world::{Happening, World};
 
 type Answer = oneshot::Receiver<Result<Index, AdminError>>;
@@ -46,7 +47,7 @@ fn lease() -> Lease {
     Lease { length: Duration::from_millis(150), drift_ppm }
 }
 
-impl World {
+impl<W: Workload> World<W> {
     /// Whether this machine's disk is the one that may be damaged.
     pub(crate) fn is_doomed(&self, machine: usize) -> bool {
         self.operator.doomed.is_some_and(|(doomed, _)| doomed == machine)
@@ -286,7 +287,7 @@ impl World {
     fn ask_through(
         &mut self,
         answer: Answer,
-        request: impl FnOnce(u64) -> NodeRequest<raft_kv::Store>,
+        request: impl FnOnce(u64) -> NodeRequest<W::Machine>,
     ) {
         let running: Vec<usize> =
             (0..self.machines.len()).filter(|m| self.machines[*m].process.is_some()).collect();

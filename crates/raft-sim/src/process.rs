@@ -18,26 +18,23 @@ use raft::node::driver::{Driver, Input, SnapshotJob, Start};
 use raft::node::first_request;
 use raft::transport::{Facts, PeerAddress, RefusedReason};
 use raft_core::{
-    EntryId, Incarnation, MemberId, Membership, NodeId, Rng, StateMachine as _, Time, mutant,
+    EntryId, Incarnation, MemberId, Membership, NodeId, Rng, StateMachine, Time, mutant,
 };
-use raft_kv::Store;
 
 use crate::audit::AtRest;
 use crate::clock::Clock;
 use crate::disk::SimDisk;
 use crate::profile::Profile;
 
-type Picture = <Store as raft_core::StateMachine>::Snapshot;
-
 /// Where every member keeps its data, each on a disk of its own.
 pub(crate) const DIR: &str = "/data";
 
 /// A member and its disk.
-pub(crate) struct Machine {
+pub(crate) struct Machine<S: StateMachine> {
     pub(crate) address: String,
     pub(crate) disk: SimDisk,
     pub(crate) settings: Settings,
-    pub(crate) process: Option<Process>,
+    pub(crate) process: Option<Process<S>>,
     /// Counts its processes: what was meant for an earlier one is void.
     pub(crate) life: u64,
     pub(crate) paused: bool,
@@ -54,18 +51,18 @@ pub(crate) struct Machine {
 }
 
 /// A running process.
-pub(crate) struct Process {
-    pub(crate) driver: Driver<Store>,
+pub(crate) struct Process<S: StateMachine> {
+    pub(crate) driver: Driver<S>,
     pub(crate) log: LogWorker<SimDisk>,
-    pub(crate) apply: ApplyWorker<Store>,
+    pub(crate) apply: ApplyWorker<S>,
     pub(crate) snapshots: SnapshotWorker<SimDisk>,
-    pub(crate) inbox: Vec<Input<Store>>,
+    pub(crate) inbox: Vec<Input<S>>,
     /// How far the state machine is, while the driver does not want to be woken for that.
-    pub(crate) unheard: Option<Input<Store>>,
+    pub(crate) unheard: Option<Input<S>>,
     pub(crate) waits_for_apply: bool,
     pub(crate) log_queue: Vec<LogRequest>,
-    pub(crate) apply_queue: Vec<ApplyRequest<Store>>,
-    pub(crate) snapshot_queue: VecDeque<SnapshotJob<Picture>>,
+    pub(crate) apply_queue: Vec<ApplyRequest<S>>,
+    pub(crate) snapshot_queue: VecDeque<SnapshotJob<S::Snapshot>>,
     /// A worker has been told to work.
     pub(crate) log_busy: bool,
     pub(crate) apply_busy: bool,
@@ -95,7 +92,7 @@ impl Network for Sent {
     }
 }
 
-impl Machine {
+impl<S: StateMachine> Machine<S> {
     pub(crate) fn new(number: u64, profile: &Profile, rng: &mut Rng) -> Self {
         let millis = Duration::from_millis;
         let address = address(number);
@@ -168,7 +165,8 @@ impl Machine {
         LogOptions { segment_bytes: profile.segment_bytes, batch_alignment }
     }
 
-    /// Starts a process on what the disk holds, as the shell does. What recovery had to do, if it is a member.
+    /// Starts a process on what the disk holds, as the shell does, with an empty state machine. What recovery had to
+    /// do, if it is a member.
     ///
     /// # Errors
     /// What recovery says; also when the machine stops in the middle of it.
@@ -176,6 +174,7 @@ impl Machine {
         &mut self,
         profile: &Profile,
         now: u64,
+        machine: S,
     ) -> Result<Option<RecoveryReport>, String> {
         assert!(self.process.is_none(), "{} runs already", self.address);
         self.life += 1;
@@ -187,7 +186,6 @@ impl Machine {
         let Opened { log, state } =
             Log::open(self.disk.clone(), dir, options, self.fresh).map_err(|error| text(&error))?;
         let store = SnapshotStore::open(self.disk.clone(), dir).map_err(|error| text(&error))?;
-        let machine = Store::with_segment_bytes(profile.store_segment_bytes);
         let mut facts = Facts {
             node: self.node(),
             cluster: None,
@@ -196,7 +194,7 @@ impl Machine {
             epochs_seen: BTreeMap::new(),
         };
         let mut report = None;
-        let mut apply = None;
+        let mut source = None;
         let member = match &state {
             DataState::Formed(it) => {
                 report = Some(it.report.clone());
@@ -212,18 +210,18 @@ impl Machine {
             facts.cluster = Some(formed.cluster);
             facts.epochs_seen.clone_from(epochs);
             if snapshot.last_included.index.0 > 0 {
-                let source = store
+                let found = store
                     .source(snapshot.last_included)
                     .ok_or_else(|| format!("snapshot {} is not there", snapshot.last_included))?;
-                let restored = ApplyWorker::restored(
-                    Store::with_segment_bytes(profile.store_segment_bytes),
-                    snapshot,
-                    &source,
-                );
-                apply = Some(restored.map_err(|error| text(&error))?);
+                source = Some((snapshot.clone(), found));
             }
         }
-        let apply = apply.unwrap_or_else(|| ApplyWorker::new(machine));
+        let apply = match source {
+            Some((snapshot, source)) => {
+                ApplyWorker::restored(machine, &snapshot, &source).map_err(|error| text(&error))?
+            }
+            None => ApplyWorker::new(machine),
+        };
         let epoch = log.epoch();
         let last_durable = log.status().last;
         let start = Start { state, formation: log.formation_state(), epoch };
@@ -264,6 +262,11 @@ impl Machine {
         Log::open(disk, Path::new(DIR), options, self.fresh).map_err(|error| error.to_string())
     }
 
+    /// The limits of its log.
+    pub(crate) fn options(&self, profile: &Profile) -> LogOptions {
+        Self::log_options(profile)
+    }
+
     /// The identity of its present disk's directory.
     pub(crate) const fn identity(&self) -> Identity {
         self.fresh
@@ -275,7 +278,7 @@ impl Machine {
     }
 }
 
-impl Process {
+impl<S: StateMachine> Process<S> {
     /// What it says of itself when a connection begins.
     pub(crate) fn hello(&self, address: &str, to: Option<NodeId>) -> Hello {
         Hello {

@@ -127,6 +127,11 @@ pub struct Profile {
 }
 
 impl Profile {
+    /// What this seed draws.
+    pub(crate) fn of(seed: u64, options: &Options) -> Self {
+        Self::draw(&mut Rng::new(seed).split(1), options)
+    }
+
     pub(crate) fn draw(rng: &mut Rng, options: &Options) -> Self {
         let (mut more, mut third) = (rng.split(7), rng.split(8));
         let mut rate = |max: u64| if rng.chance(1, 2) { 1 + rng.below(max) } else { 0 };

@@ -8,14 +8,15 @@ use raft::log::{DataState, Log, Opened};
 use raft_core::{Digest, EntryId, NodeId};
 
 use crate::disk::{Crash, SimDisk};
-use crate::process::{DIR, Machine};
+use crate::process::DIR;
 use crate::profile::pick;
+use crate::workload::Workload;
 use crate::world::World;
 
 /// Bytes that rot at once, each in a sector of its own.
 const FLIPS: u64 = 6;
 
-impl World {
+impl<W: Workload> World<W> {
     /// All machines lose power at once, and before they start again bits have rotted in the logs of some of them: whoever misses
     /// entries gets them from the others, before anybody can lead.
     pub(crate) fn rot_entries(&mut self) {
@@ -110,7 +111,6 @@ impl World {
         let disk = machine.disk.fork();
         disk.set_capacity(None);
         disk.set_fuse(None);
-        let options = Machine::log_options(&self.profile);
-        Log::open(disk, Path::new(DIR), options, machine.identity()).ok()
+        Log::open(disk, Path::new(DIR), machine.options(&self.profile), machine.identity()).ok()
     }
 }

@@ -1,10 +1,14 @@
 //! One seed from beginning to end.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::kv::KeyValue;
 use crate::marks::Marks;
 use crate::profile::{Options, Profile};
+use crate::workload::Workload;
 use crate::world::World;
 
 /// What a run did.
@@ -53,40 +57,88 @@ pub struct Failure {
     pub what: String,
     /// What the seed drew.
     pub profile: Profile,
+    /// How to see it again.
+    pub again: String,
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, what, profile } = self;
-        write!(
-            f,
-            "seed {seed} fails: {what}\n    {profile:?}\n    again with: cargo run -p rusty-raft-sim --example sim -- \
-             --seeds {seed}"
-        )
+        let Self { seed, what, profile, again } = self;
+        write!(f, "seed {seed} fails: {what}\n    {profile:?}\n    again with: {again}")
     }
 }
 
 impl std::error::Error for Failure {}
 
-/// Runs one seed: some seconds of virtual time under faults, then none, and progress is demanded.
+/// Runs one seed with the key-value store: some seconds of virtual time under faults, then none, and progress is
+/// demanded.
 ///
 /// # Errors
 /// What was violated, with the command to see it again.
 pub fn run(seed: u64, options: &Options) -> Result<Report, Box<Failure>> {
-    catch_unwind(AssertUnwindSafe(|| run_to_the_end(seed, options))).map_err(|panic| {
+    run_with(seed, options, KeyValue::new).map_err(|failure| {
+        let again = format!("cargo run -p rusty-raft-sim --example sim -- --seeds {seed}");
+        Box::new(Failure { again, ..*failure })
+    })
+}
+
+/// Runs one seed as [`run`] does, with clients and a state machine of the caller's. `load` is told what the seed has
+/// drawn. Equal seeds give equal reports, as long as `load` makes equal workloads.
+///
+/// # Errors
+/// What was violated.
+pub fn run_with<W: Workload>(
+    seed: u64,
+    options: &Options,
+    load: impl FnOnce(&Profile) -> W,
+) -> Result<Report, Box<Failure>> {
+    let run = || run_to_the_end(World::new(seed, options, load));
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
         let what = panic
             .downcast_ref::<String>()
             .map(String::as_str)
             .or_else(|| panic.downcast_ref::<&str>().copied())
             .unwrap_or("a panic without text");
-        let profile = World::new(seed, options).profile;
-        Box::new(Failure { seed, what: what.to_owned(), profile })
+        let profile = Profile::of(seed, options);
+        let again = format!("raft_sim::run_with({seed}, ...)");
+        Box::new(Failure { seed, what: what.to_owned(), profile, again })
     })
 }
 
-fn run_to_the_end(seed: u64, options: &Options) -> Report {
-    let mut world = World::new(seed, options);
-    let faulty = u64::try_from(options.faulty.as_micros()).unwrap_or(u64::MAX);
+/// Runs these seeds as [`run_with`] does, on all processors, the first one twice: equal seeds must be equal runs.
+///
+/// # Panics
+/// On the first seed that fails, with what was violated and how to see it again.
+pub fn survive<W: Workload>(seeds: Range<u64>, load: impl Fn(&Profile) -> W + Sync) -> Report {
+    let (options, next) = (Options::default(), AtomicU64::new(seeds.start));
+    let one = |seed| run_with(seed, &options, &load).unwrap_or_else(|failure| panic!("{failure}"));
+    let work = || {
+        let mut total = Report::default();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return total;
+            }
+            let report = one(seed);
+            if seed == seeds.start {
+                assert!(report == one(seed), "seed {seed} is not the same run twice");
+            }
+            total.add(&report);
+        }
+    };
+    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        let running: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        let mut total = Report::default();
+        for worker in running {
+            total.add(&worker.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        }
+        total
+    })
+}
+
+fn run_to_the_end<W: Workload>(mut world: World<W>) -> Report {
+    let faulty = u64::try_from(world.options.faulty.as_micros()).unwrap_or(u64::MAX);
     let mut at = 0;
     while at < faulty {
         at = (at + 500_000).min(faulty);
@@ -94,6 +146,7 @@ fn run_to_the_end(seed: u64, options: &Options) -> Report {
         world.match_logs();
     }
     world.demand_progress();
+    world.load.end(&mut world.marks);
     Report {
         trace: world.digest(),
         events: world.events,

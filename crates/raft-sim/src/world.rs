@@ -11,7 +11,6 @@ use raft::message::PeerMessage;
 use raft::node::Phase;
 use raft::node::driver::{Configurations, Input, Outputs, SnapshotJob, run_snapshot_job};
 use raft_core::{NodeId, Raft, Rng};
-use raft_kv::Store;
 
 use crate::check::Oracle;
 use crate::client::Client;
@@ -21,6 +20,7 @@ use crate::network::Wires;
 use crate::operator::Operator;
 use crate::process::{Machine, Process, Sent};
 use crate::profile::{Options, Profile, pick};
+use crate::workload::Workload;
 
 /// What happens at some moment. The number of a machine comes with the life of the process that is meant.
 #[derive(Debug)]
@@ -66,16 +66,18 @@ const LOG_IDLE: u64 = 20_000;
 /// How often a process dials.
 const DIAL: u64 = 60_000;
 
-pub(crate) struct World {
+pub(crate) struct World<W: Workload> {
     pub(crate) options: Options,
     pub(crate) profile: Profile,
     pub(crate) now: u64,
     agenda: BTreeMap<(u64, u64), Happening>,
     sequence: u64,
-    pub(crate) machines: Vec<Machine>,
+    pub(crate) machines: Vec<Machine<W::Machine>>,
     pub(crate) nodes: BTreeMap<NodeId, usize>,
     pub(crate) wires: Wires,
-    pub(crate) clients: Vec<Client>,
+    pub(crate) clients: Vec<Client<W::Machine>>,
+    /// What they ask, and what must be answered.
+    pub(crate) load: W,
     pub(crate) oracle: Oracle,
     pub(crate) network: Rng,
     pub(crate) disks: Rng,
@@ -97,14 +99,15 @@ pub(crate) struct World {
     /// Digest of everything that happened.
     trace: u64,
     pub(crate) events: u64,
-    pub(crate) next_value: u64,
+    pub(crate) next_call: u64,
     pub(crate) crashes: u64,
 }
 
-impl World {
-    pub(crate) fn new(seed: u64, options: &Options) -> Self {
+impl<W: Workload> World<W> {
+    pub(crate) fn new(seed: u64, options: &Options, load: impl FnOnce(&Profile) -> W) -> Self {
         let mut rng = Rng::new(seed);
         let profile = Profile::draw(&mut rng.split(1), options);
+        let load = load(&profile);
         let mut machines = Vec::new();
         let mut nodes = BTreeMap::new();
         for number in 1..=profile.members + profile.spares {
@@ -121,6 +124,7 @@ impl World {
             nodes,
             wires: Wires::default(),
             clients: (0..profile.clients).map(|_| Client::default()).collect(),
+            load,
             oracle: Oracle::default(),
             network: rng.split(2),
             disks: rng.split(3),
@@ -136,7 +140,7 @@ impl World {
             marks: Marks::default(),
             trace: 0,
             events: 0,
-            next_value: 0,
+            next_call: 0,
             crashes: 0,
             profile,
         };
@@ -245,7 +249,7 @@ impl World {
         machine.process.is_some() && machine.life == life
     }
 
-    pub(crate) fn process(&mut self, machine: usize) -> Option<&mut Process> {
+    pub(crate) fn process(&mut self, machine: usize) -> Option<&mut Process<W::Machine>> {
         self.machines[machine].process.as_mut()
     }
 
@@ -267,7 +271,8 @@ impl World {
             self.fuses.insert(machine, crash);
         }
         let (profile, now) = (self.profile.clone(), self.now);
-        let outcome = self.machines[machine].start(&profile, now);
+        let state = self.load.machine();
+        let outcome = self.machines[machine].start(&profile, now, state);
         if self.machines[machine].disk.is_blown() {
             self.blown(machine);
             return;
@@ -374,7 +379,7 @@ impl World {
     // Work.
 
     /// Something waits for the driver: it will have a turn soon, with whatever else comes until then.
-    pub(crate) fn wake(&mut self, machine: usize, input: Input<Store>) {
+    pub(crate) fn wake(&mut self, machine: usize, input: Input<W::Machine>) {
         let life = self.machines[machine].life;
         let Some(process) = self.process(machine) else { return };
         if matches!(input, Input::Apply(ApplyCompletion::Applied(_))) && !process.waits_for_apply {
@@ -432,7 +437,7 @@ impl World {
         }
     }
 
-    fn carry_out(&mut self, machine: usize, out: Outputs<Store>) {
+    fn carry_out(&mut self, machine: usize, out: Outputs<W::Machine>) {
         let node = self.machines[machine].node();
         if let Some(peer) = out.disconnect.first() {
             panic!("I22: n{} finds that {peer} contradicts itself or others", machine + 1);
@@ -447,7 +452,7 @@ impl World {
         }
         for request in &out.apply {
             if let ApplyRequest::Entries { entries, .. } = request {
-                self.oracle.applies(node, entries);
+                self.oracle.applies(node, entries, &mut self.load);
             }
         }
         if let Some(cluster) = out.formed {
@@ -616,8 +621,12 @@ impl World {
         for completion in completions {
             self.wake(machine, Input::Apply(completion));
         }
+        let node = self.machines[machine].node();
         if let Some((index, digest)) = state {
-            self.oracle.state(self.machines[machine].node(), index, digest);
+            self.oracle.state(node, index, digest);
+        }
+        if let Some(process) = &self.machines[machine].process {
+            self.load.look(node, process.apply.applied(), process.apply.machine());
         }
         self.poll_clients(machine);
         self.plan_work(machine, life);

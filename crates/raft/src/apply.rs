@@ -188,10 +188,11 @@ impl<S: StateMachine> ApplyWorker<S> {
                 None => Err(String::from("a membership that does not decode")),
             },
             EntryKind::Command => {
-                let decoded = EntryHeader::decode(&entry.payload)
-                    .and_then(|(_, command)| S::Command::decode(command));
-                let command = decoded.map_err(|error| error.to_string())?;
-                Ok(Some(self.machine.apply(ApplyContext { id: entry.id }, command)))
+                let decoded = EntryHeader::decode(&entry.payload).and_then(|(header, command)| {
+                    Ok((header.session, S::Command::decode(command)?))
+                });
+                let (session, command) = decoded.map_err(|error| error.to_string())?;
+                Ok(Some(self.machine.apply(ApplyContext { id: entry.id, session }, command)))
             }
         }
     }

@@ -16,7 +16,7 @@
 //! name and number: no other answer exists (decision 17).
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use raft_core::{DecodeError, NodeId};
+use raft_core::{DecodeError, NodeId, Session};
 
 /// Version of the layout above.
 const VERSION: u8 = 1;
@@ -24,15 +24,6 @@ const VERSION: u8 = 1;
 const FLAG_SESSION: u8 = 1;
 /// Bytes of a header without a session.
 pub const HEADER_BYTES: usize = 34;
-
-/// A client's session: a retried command with the same numbers is recognised by the state machine.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Session {
-    /// The session.
-    pub id: u64,
-    /// Counts the session's commands.
-    pub sequence: u64,
-}
 
 /// Who proposed an entry, and under which number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -9,8 +9,10 @@ pub mod log;
 pub mod message;
 pub mod meters;
 pub mod node;
+pub mod sessions;
 pub mod transport;
 pub mod waiter;
 
 pub use node::{MemberInfo, Node, Status};
 pub use raft_core as core;
+pub use sessions::{SessionClient, Sessions};

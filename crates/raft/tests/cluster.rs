@@ -15,14 +15,15 @@ use raft::core::{
 };
 use raft::error::{NodeError, ProposeError};
 use raft::node::{Phase, Status};
-use raft::{MemberInfo, Node};
+use raft::sessions::SessionError;
+use raft::{MemberInfo, Node, SessionClient, Sessions};
 use tempfile::TempDir;
 
 /// Keeps every number that was added, in order.
 #[derive(Debug, Default)]
 struct Numbers(Vec<u64>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Add(u64);
 
 impl Command for Add {
@@ -49,14 +50,14 @@ impl Snapshot for Picture {
 
 impl StateMachine for Numbers {
     type Command = Add;
-    type Response = usize;
+    type Response = u64;
     type Query = ();
     type Answer = Vec<u64>;
     type Snapshot = Picture;
 
-    fn apply(&mut self, _: ApplyContext, command: Add) -> usize {
+    fn apply(&mut self, _: ApplyContext, command: Add) -> u64 {
         self.0.push(command.0);
-        self.0.len()
+        u64::try_from(self.0.len()).unwrap()
     }
 
     fn query(&self, (): ()) -> Vec<u64> {
@@ -91,7 +92,16 @@ fn folder() -> TempDir {
 }
 
 fn builder(dir: &Path, number: usize, addresses: &[String]) -> raft::node::Builder<Numbers> {
-    Node::builder(Numbers::default())
+    builder_of(Numbers::default(), dir, number, addresses)
+}
+
+fn builder_of<S: StateMachine>(
+    machine: S,
+    dir: &Path,
+    number: usize,
+    addresses: &[String],
+) -> raft::node::Builder<S> {
+    Node::builder(machine)
         .data_dir(dir.join(format!("member_{number}")))
         .address(&addresses[number])
         .peers(addresses)
@@ -121,7 +131,11 @@ async fn until(node: &Node<Numbers>, what: &str, done: impl Fn(&Status) -> bool)
     }
 }
 
+/// Where the leader is, once every node takes part.
 async fn leader(nodes: &[Node<Numbers>]) -> usize {
+    for node in nodes {
+        until(node, "it takes part", |status| status.phase == Phase::Active).await;
+    }
     let status = until(&nodes[0], "a leader", |status| status.leader.is_some()).await;
     let position = nodes.iter().position(|node| Some(node.status().node.member) == status.leader);
     position.unwrap()
@@ -139,7 +153,7 @@ async fn one_member_keeps_what_it_answered_over_a_restart() {
     for round in 1..=3 {
         let node = start(dir.path(), 0, &addresses).await;
         assert_eq!(node.propose(Add(7)).await, Ok(round));
-        assert_eq!(node.read(()).await.unwrap(), vec![7; round]);
+        assert_eq!(node.read(()).await.unwrap(), vec![7; usize::try_from(round).unwrap()]);
         node.shutdown().await.unwrap();
         assert_eq!(
             node.propose(Add(8)).await,
@@ -156,7 +170,7 @@ async fn any_member_takes_proposals_and_reads() {
     for count in 0..30 {
         let at = usize::try_from(count % 3).unwrap();
         expected.push(count);
-        assert_eq!(nodes[at].propose(Add(count)).await, Ok(expected.len()));
+        assert_eq!(nodes[at].propose(Add(count)).await, Ok(count + 1));
         assert_eq!(nodes[(at + 1) % 3].read(()).await.unwrap(), expected);
     }
     let clusters: BTreeSet<_> = nodes.iter().map(|node| node.status().cluster_id).collect();
@@ -198,6 +212,59 @@ async fn many_proposals_at_once_are_all_applied_once() {
     numbers.sort_unstable();
     assert_eq!(numbers, (0..300).collect::<Vec<_>>());
     stop(nodes).await;
+}
+
+/// Clients try each command until they are told, through whoever is there, while two of three members come and go.
+#[tokio::test]
+async fn what_is_tried_again_in_a_session_is_applied_once() {
+    let (dir, addresses) = (folder(), addresses(3));
+    let mut nodes = Vec::new();
+    let start = async |number: usize| {
+        let machine = Sessions::new(Numbers::default());
+        builder_of(machine, dir.path(), number, &addresses).start().await.unwrap()
+    };
+    for number in 0..3 {
+        nodes.push(start(number).await);
+    }
+    let (halfway, mut reached) = tokio::sync::mpsc::unbounded_channel();
+    let clients: Vec<_> = (0..8u64)
+        .map(|client| {
+            let (nodes, halfway) = (nodes.clone(), halfway.clone());
+            tokio::spawn(async move {
+                let mut through = nodes.iter().cycle();
+                let mut session = SessionClient::open(&nodes[0]).await.unwrap();
+                for count in 0..30 {
+                    if count == 15 {
+                        halfway.send(()).unwrap();
+                    }
+                    let command = Add(client * 100 + count);
+                    let node = through.next().unwrap();
+                    let mut outcome = session.propose(node, command.clone()).await;
+                    while let Err(SessionError::Propose(_) | SessionError::Unknown(_)) = outcome {
+                        let node = through.next().unwrap();
+                        outcome = session.retry(node, command.clone()).await;
+                    }
+                    outcome.unwrap();
+                }
+            })
+        })
+        .collect();
+    reached.recv().await.unwrap();
+    nodes[1].shutdown().await.unwrap();
+    let again = start(1).await;
+    nodes[2].shutdown().await.unwrap();
+    for client in clients {
+        client.await.unwrap();
+    }
+    let numbers = again.read(()).await.unwrap();
+    for client in 0..8u64 {
+        let own: Vec<u64> = numbers.iter().copied().filter(|n| n / 100 == client).collect();
+        let expected: Vec<u64> = (0..30).map(|count| client * 100 + count).collect();
+        assert_eq!(own, expected, "each once, in order");
+    }
+    for node in [&nodes[0], &again] {
+        node.shutdown().await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -333,7 +400,8 @@ async fn a_damaged_member_is_rebuilt_from_the_others() {
         nodes.push(builder(dir.path(), number, &addresses).settings(soon).start().await.unwrap());
     }
     leader(&nodes).await;
-    for number in 0..20 {
+    let numbers = 0x5eed_0000_0000_u64..0x5eed_0000_0014;
+    for number in numbers {
         nodes[0].propose(Add(number)).await.unwrap();
     }
     stop(vec![nodes.remove(1)]).await;

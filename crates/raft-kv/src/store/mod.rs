@@ -47,7 +47,7 @@ const SEGMENT_BYTES: u64 = 4 << 20;
 /// let mut store = Store::new();
 /// let reader = store.reader();
 /// let put = PutRequest { key: "k".into(), value: "v".into(), ..PutRequest::default() };
-/// let answer = store.apply(ApplyContext { id: EntryId::new(1, 1) }, Command::put(put));
+/// let answer = store.apply(ApplyContext::at(EntryId::new(1, 1)), Command::put(put));
 /// assert!(answer.is_ok());
 /// store.flush();
 ///

@@ -485,7 +485,7 @@ fn views_see_changes_before_the_keys_that_were_written_under_them() {
     let context = std::task::Context::from_waker(std::task::Waker::noop());
     assert!(changes.poll(&context).is_pending());
     let root = caller(&store, "root");
-    let id = raft_core::ApplyContext { id: raft_core::EntryId::new(1, 1) };
+    let id = raft_core::ApplyContext::at(raft_core::EntryId::new(1, 1));
     store.apply(id, Command::auth_disable().by(root)).unwrap();
     assert_ne!(view.epoch(), 0, "not published yet");
     store.flush();

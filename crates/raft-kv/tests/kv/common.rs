@@ -8,7 +8,7 @@ use raft_kv::{Command, KvError, Response, Store};
 
 /// Applies one command and publishes it.
 pub(crate) fn apply(store: &mut Store, command: Command) -> Result<Response, KvError> {
-    let answer = store.apply(ApplyContext { id: EntryId::new(1, 1) }, command);
+    let answer = store.apply(ApplyContext::at(EntryId::new(1, 1)), command);
     store.flush();
     answer
 }

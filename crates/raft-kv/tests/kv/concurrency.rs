@@ -67,7 +67,7 @@ fn read_on(reader: &Reader, done: &AtomicBool, newest_answered: &AtomicI64) {
 #[test]
 fn readers_see_whole_revisions_while_the_writer_writes_compacts_and_restores() {
     let mut store = Store::with_segment_bytes(4_096);
-    let context = ApplyContext { id: EntryId::new(1, 1) };
+    let context = ApplyContext::at(EntryId::new(1, 1));
     store.apply(context, transfer(2)).unwrap();
     store.flush();
     let reader = store.reader();
@@ -117,7 +117,7 @@ impl Drop for Finish<'_> {
 
 #[test]
 fn a_snapshot_is_of_its_moment_whatever_is_applied_while_it_is_written() {
-    let context = ApplyContext { id: EntryId::new(1, 1) };
+    let context = ApplyContext::at(EntryId::new(1, 1));
     let mut store = Store::with_segment_bytes(1_024);
     for round in 2..200 {
         store.apply(context, transfer(round)).unwrap();
@@ -145,7 +145,7 @@ fn a_snapshot_is_of_its_moment_whatever_is_applied_while_it_is_written() {
 
 #[test]
 fn a_pinned_revision_stays_readable_until_the_pin_is_dropped() {
-    let context = ApplyContext { id: EntryId::new(1, 1) };
+    let context = ApplyContext::at(EntryId::new(1, 1));
     let mut store = Store::new();
     for round in 2..50 {
         store.apply(context, transfer(round)).unwrap();

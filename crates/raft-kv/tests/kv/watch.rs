@@ -200,7 +200,7 @@ impl World {
     fn write(&mut self, txn: TxnRequest) {
         let before = self.model.revision;
         self.model.txn(&txn).unwrap();
-        let answer = self.store.apply(ApplyContext { id: EntryId::new(1, 1) }, Command::txn(txn));
+        let answer = self.store.apply(ApplyContext::at(EntryId::new(1, 1)), Command::txn(txn));
         answer.unwrap();
         for mut event in self.model.events(before + 1).unwrap() {
             let key = event.kv.as_ref().unwrap().key.clone();
@@ -213,7 +213,7 @@ impl World {
     fn compact(&mut self, revision: i64) {
         let request = CompactionRequest { revision, physical: true };
         let answer =
-            self.store.apply(ApplyContext { id: EntryId::new(1, 1) }, Command::compact(request));
+            self.store.apply(ApplyContext::at(EntryId::new(1, 1)), Command::compact(request));
         if answer.is_ok() {
             // The model forgets nothing: what was deleted is compared with what is received.
             self.truth.compact_revision = revision;

@@ -1,12 +1,17 @@
-//! The command line: `node`, `cluster`, `status`.
+//! The command line: `node`, `cluster`, `status`, `etcd`, `config`, `bench`, `check`.
 
+mod bench;
 mod cluster;
+mod etcd;
+mod member;
 mod node;
+mod show;
 mod signals;
 mod status;
 
+use std::ffi::OsString;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -39,6 +44,11 @@ enum Command {
     Node(NodeArgs),
     Cluster(ClusterArgs),
     Status(StatusArgs),
+    Etcd(EtcdArgs),
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    Bench(bench::BenchArgs),
+    Check(bench::CheckArgs),
 }
 
 /// Run one member of a cluster.
@@ -75,6 +85,36 @@ struct ClusterArgs {
     no_restart: bool,
 }
 
+/// Run one member by etcd's flags, ETCD_* variables and YAML file: etcd's place in a manifest.
+#[derive(Debug, Args)]
+#[command(
+    disable_help_flag = true,
+    after_help = "The same as this program under the name `etcd`. All flags: rusty-raft etcd --help\nExample:\n  rusty-raft etcd --name n0 --data-dir n0.etcd"
+)]
+struct EtcdArgs {
+    /// etcd's flags.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS")]
+    flags: Vec<OsString>,
+}
+
+/// Look at a configuration.
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Show every setting and where it comes from.
+    Show {
+        /// Those left at their defaults, too.
+        #[arg(long)]
+        all: bool,
+        #[command(subcommand)]
+        of: ShowCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ShowCommand {
+    Etcd(EtcdArgs),
+}
+
 /// Show leader, term, positions and lag of every member.
 #[derive(Debug, Args)]
 #[command(
@@ -106,6 +146,9 @@ fn num_nodes(text: &str) -> Result<usize, String> {
 /// Reads the command line, does what it says and returns how the process ends.
 #[must_use]
 pub fn main() -> ExitCode {
+    if let Some(flags) = called_as_etcd(std::env::args_os().collect()) {
+        return run(Command::Etcd(EtcdArgs { flags }), Color::Auto);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -115,6 +158,20 @@ pub fn main() -> ExitCode {
             return code.into();
         }
     };
+    run(cli.command, cli.color)
+}
+
+/// The flags of etcd, when this is to be it: by its name, or as the first word. They are not like ours: one dash is
+/// enough for a long one.
+fn called_as_etcd(words: Vec<OsString>) -> Option<Vec<OsString>> {
+    let name = |word: &OsString| Path::new(word).file_name().map(OsString::from);
+    if words.first().and_then(name).is_some_and(|name| name == "etcd") {
+        return Some(words.into_iter().skip(1).collect());
+    }
+    (words.get(1)? == "etcd").then(|| words.into_iter().skip(2).collect())
+}
+
+fn run(command: Command, color: Color) -> ExitCode {
     // One processor is left to the node's own threads: on the way of a write they are what everybody waits for.
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -130,10 +187,16 @@ pub fn main() -> ExitCode {
         }
     };
     let exit = runtime.block_on(async {
-        match cli.command {
-            Command::Node(args) => node::run(&args, cli.color).await,
-            Command::Cluster(args) => cluster::run(&args, cli.color).await,
+        match command {
+            Command::Node(args) => node::run(&args, color).await,
+            Command::Cluster(args) => cluster::run(&args, color).await,
             Command::Status(args) => status::run(&args).await,
+            Command::Etcd(args) => etcd::run(&etcd::words(args.flags), color).await,
+            Command::Config(ConfigCommand::Show { all, of: ShowCommand::Etcd(args) }) => {
+                show::run(&etcd::words(args.flags), all)
+            }
+            Command::Bench(args) => bench::run(&args).await,
+            Command::Check(args) => bench::check(&args).await,
         }
     });
     // Reading standard input cannot be interrupted; nothing else is left to wait for.
@@ -160,6 +223,17 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_name_or_the_first_word_makes_it_etcd() {
+        let flags = |words: &[&str]| called_as_etcd(words.iter().map(OsString::from).collect());
+        let some = |words: &[&str]| Some(words.iter().map(OsString::from).collect());
+        assert_eq!(flags(&["/usr/bin/etcd", "-name", "a"]), some(&["-name", "a"]));
+        assert_eq!(flags(&["rusty-raft", "etcd", "--name=a"]), some(&["--name=a"]));
+        assert_eq!(flags(&["rusty-raft", "node", "etcd"]), None);
+        assert_eq!(flags(&["rusty-raft"]), None);
+        assert_eq!(flags(&[]), None);
     }
 
     #[test]

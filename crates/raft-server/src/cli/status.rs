@@ -43,7 +43,7 @@ pub(super) async fn run(args: &StatusArgs) -> Exit {
 }
 
 /// The members of the first cluster that answers where `cluster` puts them.
-async fn discover(user: Option<&str>) -> Vec<String> {
+pub(super) async fn discover(user: Option<&str>) -> Vec<String> {
     let ports = PORT_RANGE_START..=u16::MAX;
     let tried: Vec<String> =
         ports.take(CLUSTER_MEMBERS_MAX).map(|port| format!("127.0.0.1:{port}")).collect();

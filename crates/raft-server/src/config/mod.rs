@@ -4,6 +4,7 @@
 //! field, what is wrong and what would be right. A field that nobody knows is only a [`Warning`], so that a
 //! file for a newer version still works.
 
+pub mod etcd;
 mod problem;
 mod scan;
 mod text;

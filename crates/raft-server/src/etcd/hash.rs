@@ -119,7 +119,7 @@ mod tests {
     fn store(commands: impl IntoIterator<Item = Command>) -> Store {
         let mut store = Store::new();
         for (index, command) in (1..).zip(commands) {
-            store.apply(ApplyContext { id: EntryId::new(1, index) }, command).unwrap();
+            store.apply(ApplyContext::at(EntryId::new(1, index)), command).unwrap();
             store.flush();
         }
         store

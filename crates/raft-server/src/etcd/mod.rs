@@ -6,6 +6,7 @@
 
 mod auth;
 mod cluster;
+mod compaction;
 mod errors;
 mod gateway;
 mod hash;
@@ -40,6 +41,7 @@ use tokio::sync::{mpsc, watch as signal};
 use tokio::task::JoinSet;
 use tonic::{Request, Status};
 
+pub use self::compaction::Compaction;
 pub(crate) use self::polish::polish;
 use crate::metrics::Metrics;
 use crate::proto::etcdserverpb::auth_server::AuthServer;
@@ -72,6 +74,10 @@ pub struct Settings {
     pub quota_bytes: u64,
     /// Learners that there may be beside those that wait for their promotion.
     pub learners_max: usize,
+    /// Operations of one transaction.
+    pub txn_ops_max: usize,
+    /// When old revisions go by themselves; `None`: never.
+    pub compaction: Option<Compaction>,
 }
 
 /// The store as the services see it. To be made before the node takes the store.
@@ -152,6 +158,10 @@ impl Etcd {
         tasks.spawn(until(stop.clone(), auth::run_changes(store.auth_changes, epochs)));
         let space = space::watch(node.clone(), reader.clone(), settings.quota_bytes);
         tasks.spawn(until(stop.clone(), space));
+        if let Some(compaction) = settings.compaction {
+            let run = compaction::run(node.clone(), reader.clone(), compaction);
+            tasks.spawn(until(stop.clone(), run));
+        }
         let etcd = Arc::new_cyclic(|itself| Self {
             itself: Weak::clone(itself),
             node,
@@ -217,6 +227,11 @@ impl Etcd {
             .route_service("/grpc.health.v1.Health/{method}", health)
             .merge(gateway::router(Arc::clone(self)))
             .merge(http::router(Arc::clone(self)))
+    }
+
+    /// Metrics and health only.
+    pub fn health_router(self: &Arc<Self>) -> Router {
+        http::router(Arc::clone(self))
     }
 
     /// What every answer begins with.

@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails on what it does not expect")]
 #![expect(clippy::print_stderr, reason = "a failing test shows what the processes printed")]
 
+mod as_etcd;
 mod auth;
 mod bad_input;
+mod bench;
 mod crashes;
 mod etcdctl;
 mod gateway;

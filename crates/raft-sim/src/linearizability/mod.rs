@@ -20,7 +20,7 @@ mod revisions;
 use std::fmt;
 
 pub use keys::by_keys;
-pub use revisions::{by_revisions, by_witness};
+pub use revisions::{by_revisions, by_revisions_within, by_witness};
 
 /// A key, as a number that the recorder gives it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -145,6 +145,39 @@ impl History {
     #[must_use]
     pub const fn new() -> Self {
         Self { operations: Vec::new(), first_revision: 1 }
+    }
+
+    /// The same with one stale read: the last of a key that was read before answers as the first one did, which had
+    /// seen an earlier revision. For tests of tests: a check that finds nothing in this finds nothing. `None` when
+    /// there is no such read.
+    #[must_use]
+    pub fn with_a_stale_read(&self) -> Option<Self> {
+        let reads = || {
+            self.operations.iter().enumerate().filter_map(|(position, operation)| {
+                let Request::Get(key) = operation.request else { return None };
+                let answer = operation.answer.as_ref()?;
+                Some((position, key, answer, operation.called))
+            })
+        };
+        // Not only is it older: a write that it should have seen had been answered before it was called.
+        let overwritten = |from: u64, called: u64| {
+            self.operations.iter().any(|operation| {
+                operation.answer.as_ref().is_some_and(|answer| {
+                    answer.response.changed() && answer.revision > from && answer.returned < called
+                })
+            })
+        };
+        let mut late: Vec<_> = reads().collect();
+        late.sort_by_key(|(_, _, _, called)| std::cmp::Reverse(*called));
+        let (position, old) = late.iter().find_map(|(position, key, _, called)| {
+            let first =
+                reads().filter(|(_, k, _, _)| k == key).min_by_key(|(_, _, a, _)| a.returned)?;
+            overwritten(first.2.revision, *called).then_some((*position, first.2))
+        })?;
+        let mut stale = self.clone();
+        let answer = stale.operations.get_mut(position)?.answer.as_mut()?;
+        *answer = Answer { returned: answer.returned, ..old.clone() };
+        Some(stale)
     }
 
     /// What had been seen at `time`: later calls are not there, later answers not known.

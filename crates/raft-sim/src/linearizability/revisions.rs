@@ -10,18 +10,24 @@ use super::{CONFIGURATIONS_MAX, History, Key, Request, Response, Value, Verdict,
 /// answer can have made: which one made which is searched.
 #[must_use]
 pub fn by_revisions(history: &History) -> Verdict {
-    check(history, &BTreeMap::new())
+    by_revisions_within(history, CONFIGURATIONS_MAX)
+}
+
+/// As [`by_revisions`], with an order of the operations without an answer tried at most this often.
+#[must_use]
+pub fn by_revisions_within(history: &History, configurations_max: u64) -> Verdict {
+    check(history, &BTreeMap::new(), configurations_max)
 }
 
 /// Checks a history of which a log says what each revision was made by: `witness` holds positions in the history by
 /// revision, at least of the operations without an answer that took effect. One pass.
 #[must_use]
 pub fn by_witness(history: &History, witness: &BTreeMap<u64, usize>) -> Verdict {
-    check(history, witness)
+    check(history, witness, CONFIGURATIONS_MAX)
 }
 
-fn check(history: &History, witness: &BTreeMap<u64, usize>) -> Verdict {
-    let found = order(history, witness);
+fn check(history: &History, witness: &BTreeMap<u64, usize>, configurations_max: u64) -> Verdict {
+    let found = order(history, witness, configurations_max);
     let Err(Problem::Wrong(mut violation)) = found else {
         return match found {
             Err(Problem::GivenUp(configurations)) => Verdict::Undecided { configurations },
@@ -36,7 +42,7 @@ fn check(history: &History, witness: &BTreeMap<u64, usize>) -> Verdict {
     while low < high {
         let middle = usize::midpoint(low, high);
         let (prefix, positions) = history.until(times[middle]);
-        match order(&prefix, &BTreeMap::new()) {
+        match order(&prefix, &BTreeMap::new(), configurations_max) {
             Err(Problem::Wrong(found)) => {
                 let at = |position: &usize| positions[*position];
                 let operations = found.operations.iter().map(at).collect();
@@ -75,7 +81,11 @@ struct Slot {
     deadline: u64,
 }
 
-fn order(history: &History, witness: &BTreeMap<u64, usize>) -> Result<(), Problem> {
+fn order(
+    history: &History,
+    witness: &BTreeMap<u64, usize>,
+    configurations_max: u64,
+) -> Result<(), Problem> {
     let first = history.first_revision;
     let mut known: Vec<(u64, bool, u64, usize)> = Vec::with_capacity(history.operations.len());
     let mut unknown = Vec::new();
@@ -124,6 +134,8 @@ fn order(history: &History, witness: &BTreeMap<u64, usize>) -> Result<(), Proble
         slots: &slots,
         reads: &reads,
         unknown: &unknown,
+        seen_somewhere: seen_somewhere(history, &unknown, &demands),
+        configurations_max,
         demands: &demands,
         used: vec![false; unknown.len()],
         used_fingerprint: 0,
@@ -215,6 +227,9 @@ struct Replay<'a> {
     slots: &'a [Slot],
     reads: &'a [usize],
     unknown: &'a [usize],
+    /// Of each of them: what it writes was seen, so that it is needed where that was written.
+    seen_somewhere: Vec<bool>,
+    configurations_max: u64,
     /// By revision: what somebody saw written then, and who.
     demands: &'a BTreeMap<u64, Vec<(Key, Value, usize)>>,
     used: Vec<bool>,
@@ -268,7 +283,7 @@ impl Replay<'_> {
                     return Err(deepest.map_or(Problem::GivenUp(configurations), |(_, p)| p));
                 };
                 configurations += 1;
-                if configurations > CONFIGURATIONS_MAX {
+                if configurations > self.configurations_max {
                     return Err(Problem::GivenUp(configurations));
                 }
                 offset = choice.offset;
@@ -329,7 +344,9 @@ impl Replay<'_> {
             })
             .collect();
         candidates.sort_by_key(|candidate| {
-            std::cmp::Reverse(self.history.operations[self.unknown[*candidate]].called)
+            let needed = demands.is_none() && self.seen_somewhere[*candidate];
+            let called = self.history.operations[self.unknown[*candidate]].called;
+            (!needed, std::cmp::Reverse(called))
         });
         candidates
     }
@@ -350,6 +367,28 @@ impl Replay<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Of each operation without an answer, whether somebody has seen what only it may have written.
+fn seen_somewhere(
+    history: &History,
+    unknown: &[usize],
+    demands: &BTreeMap<u64, Vec<(Key, Value, usize)>>,
+) -> Vec<bool> {
+    let seen: HashSet<(Key, Value)> =
+        demands.values().flatten().map(|(key, value, _)| (*key, *value)).collect();
+    let needed = |position: &usize| writes_any(&history.operations[*position].request, &seen);
+    unknown.iter().map(needed).collect()
+}
+
+fn writes_any(request: &Request, seen: &HashSet<(Key, Value)>) -> bool {
+    match request {
+        Request::Put(key, value) => seen.contains(&(*key, *value)),
+        Request::Txn(_, then, otherwise) => {
+            then.iter().chain(otherwise).any(|request| writes_any(request, seen))
+        }
+        Request::Get(_) | Request::Delete(_) => false,
     }
 }
 

@@ -35,6 +35,9 @@ pub struct Settings {
     pub form_requires_all: bool,
     /// How long an unreachable configured member is waited for before a majority forms without it (3 s).
     pub formation_grace: Duration,
+    /// Members form a cluster only with those that have the same token here, whatever their addresses; empty for none.
+    /// Once there is a cluster it means nothing.
+    pub formation_token: String,
     /// A damaged data directory of one of three or more members is renamed to `<name>.damaged`, and the member starts
     /// empty and waits to be taken in anew (true). False, and with fewer members: it does not start.
     pub rebuild_damaged: bool,
@@ -102,6 +105,7 @@ impl Default for Settings {
             join: Vec::new(),
             form_requires_all: false,
             formation_grace: Duration::from_secs(3),
+            formation_token: String::new(),
             rebuild_damaged: true,
             readmit_after: Some(Duration::from_secs(5)),
             election_timeout_min: Duration::from_millis(300),

@@ -57,6 +57,8 @@ pub struct FormationSettings {
     pub requires_all: bool,
     /// How long unreachable members are waited for.
     pub grace: Duration,
+    /// Members with another one form no cluster with this one; may be empty.
+    pub token: String,
 }
 
 /// One attempt of this member to get a founding chosen.
@@ -79,6 +81,8 @@ pub struct Formation {
     settings: FormationSettings,
     /// `settings.addresses` sorted; empty when joining.
     configured: Vec<String>,
+    /// What others must be configured with, too: the same addresses and, behind them, the same token if there is one.
+    declared: Vec<String>,
     rng: Rng,
     /// As it will be on disk once everything handed out is.
     state: FormationState,
@@ -108,6 +112,10 @@ impl Formation {
         let mut configured = if settings.joining { Vec::new() } else { settings.addresses.clone() };
         configured.sort();
         configured.dedup();
+        let mut declared = configured.clone();
+        if !settings.token.is_empty() {
+            declared.push(format!("token {}", settings.token));
+        }
         let phase = if settings.joining {
             Phase::Waiting(format!(
                 "empty; waits to be added to the cluster at {}",
@@ -123,6 +131,7 @@ impl Formation {
         let mut formation = Self {
             settings,
             configured,
+            declared,
             rng,
             state,
             connected: BTreeMap::new(),
@@ -281,7 +290,7 @@ impl Formation {
         let info = self.settings.info.encode();
         // One that has found a cluster takes no part in forming another: it asks with no list.
         let configured =
-            if matches!(self.phase, Phase::Forming) { self.configured.clone() } else { Vec::new() };
+            if matches!(self.phase, Phase::Forming) { self.declared.clone() } else { Vec::new() };
         self.effects
             .push(FormationEffect::Send(to, FormationMessage::Empty { info, configured, answer }));
     }
@@ -294,13 +303,13 @@ impl Formation {
         if !self.configured.contains(&address) {
             return;
         }
-        if configured == self.configured && info.len() > info_bytes_max(&self.configured) {
+        if configured == self.declared && info.len() > info_bytes_max(&self.configured) {
             warn!(
                 address,
                 bytes = info.len(),
                 "a configured member has too many attributes; it is ignored"
             );
-        } else if configured == self.configured {
+        } else if configured == self.declared {
             let known = self.reported.insert(address.clone(), (from, info));
             if known.is_none() {
                 debug!(%from, address, "a configured member has reported empty");
@@ -311,7 +320,7 @@ impl Formation {
                 warn!(
                     "{address} is configured with other members ({}) than this one ({}); no cluster forms with it",
                     configured.join(", "),
-                    self.configured.join(", ")
+                    self.declared.join(", ")
                 );
             }
         }

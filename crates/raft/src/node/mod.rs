@@ -13,10 +13,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
-use raft_core::{Command as _, Index, Member, MemberId, MembershipStep, NodeId, StateMachine};
+use raft_core::{
+    Command as _, Index, Member, MemberId, MembershipStep, NodeId, Session, StateMachine,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::entry_header::{EntryHeader, HEADER_BYTES, Session};
+use crate::entry_header::{EntryHeader, HEADER_BYTES};
 use crate::error::{AdminError, NodeError, ProposeError, ReadError};
 use crate::message::Admin;
 use crate::node::request::{Budget, Request, node_of};
@@ -107,7 +109,8 @@ impl<S: StateMachine> Node<S> {
         self.propose_encoded(command, None).await
     }
 
-    /// As [`propose`](Self::propose), with a client's session for the state machine to recognise retries by.
+    /// As [`propose`](Self::propose), with a client's session for the state machine to recognise retries by
+    /// ([`Sessions`](crate::Sessions) does, and [`SessionClient`](crate::SessionClient) counts).
     ///
     /// # Errors
     /// As [`propose`](Self::propose).
@@ -200,10 +203,7 @@ impl<S: StateMachine> Node<S> {
     pub async fn transfer_leadership(&self, target: Option<MemberId>) -> Result<(), AdminError> {
         let target = match target {
             None => None,
-            Some(member) => {
-                let node = node_of(&self.status().membership, member);
-                Some(node.ok_or_else(|| self.no_such_member(member))?)
-            }
+            Some(member) => Some(self.find(member).await?),
         };
         self.admin(Admin::Transfer(target)).await.map(|_| ())
     }
@@ -215,11 +215,26 @@ impl<S: StateMachine> Node<S> {
         answer.await.unwrap_or(Err(AdminError::Unknown))
     }
 
-    fn no_such_member(&self, member: MemberId) -> AdminError {
-        AdminError::Refused(raft_core::MembershipError::NotAMember(NodeId {
-            member,
-            ..NodeId::default()
-        }))
+    /// The member's incarnation. Who is not known here may be one all the same, when this node lags or has not
+    /// formed yet: "not a member" is definite, so it is said only of everything committed before the call.
+    async fn find(&self, member: MemberId) -> Result<NodeId, AdminError> {
+        // The status shows the end of the last turn: that in which the first read was answered has ended
+        // when the second is.
+        for _ in 0..2 {
+            if let Some(node) = node_of(&self.status().membership, member) {
+                return Ok(node);
+            }
+            self.read_index().await.map_err(|error| match error {
+                ReadError::Stopped => AdminError::Stopped,
+                ReadError::NoLeader | ReadError::TimedOut | ReadError::Overloaded => {
+                    AdminError::NoLeader
+                }
+            })?;
+        }
+        node_of(&self.status().membership, member).ok_or_else(|| {
+            let node = NodeId { member, ..NodeId::default() };
+            AdminError::Refused(raft_core::MembershipError::NotAMember(node))
+        })
     }
 
     /// The node's state at the end of its last turn. No lock, no waiting.
@@ -317,7 +332,7 @@ impl<S: StateMachine> Members<'_, S> {
     /// # Errors
     /// When it is not one, or has not caught up.
     pub async fn promote(&self, member: MemberId) -> Result<(), AdminError> {
-        self.change(vec![MembershipStep::Promote(self.find(member)?)]).await
+        self.change(vec![MembershipStep::Promote(self.node.find(member).await?)]).await
     }
 
     /// Makes a voter a learner.
@@ -325,7 +340,7 @@ impl<S: StateMachine> Members<'_, S> {
     /// # Errors
     /// When it is not one, or no voter would be left.
     pub async fn demote(&self, member: MemberId) -> Result<(), AdminError> {
-        self.change(vec![MembershipStep::Demote(self.find(member)?)]).await
+        self.change(vec![MembershipStep::Demote(self.node.find(member).await?)]).await
     }
 
     /// Removes a member for ever.
@@ -333,7 +348,7 @@ impl<S: StateMachine> Members<'_, S> {
     /// # Errors
     /// When it is not one, or no voter would be left.
     pub async fn remove(&self, member: MemberId) -> Result<(), AdminError> {
-        self.change(vec![MembershipStep::Remove(self.find(member)?)]).await
+        self.change(vec![MembershipStep::Remove(self.node.find(member).await?)]).await
     }
 
     /// Replaces a member's name and addresses.
@@ -341,7 +356,7 @@ impl<S: StateMachine> Members<'_, S> {
     /// # Errors
     /// When there is no such member.
     pub async fn update(&self, member: MemberId, info: &MemberInfo) -> Result<(), AdminError> {
-        let node = self.find(member)?;
+        let node = self.node.find(member).await?;
         let status = self.node.status();
         let known = status.membership.member(node);
         let auto_promote = known.is_some_and(|member| member.auto_promote);
@@ -358,10 +373,5 @@ impl<S: StateMachine> Members<'_, S> {
     /// When a step makes no sense.
     pub async fn change(&self, steps: Vec<MembershipStep>) -> Result<(), AdminError> {
         self.node.admin(Admin::Membership(steps)).await.map(|_| ())
-    }
-
-    fn find(&self, member: MemberId) -> Result<NodeId, AdminError> {
-        let status = self.node.status();
-        node_of(&status.membership, member).ok_or_else(|| self.node.no_such_member(member))
     }
 }

@@ -180,7 +180,7 @@ impl Etcd {
             Reach::Local => self.check_metadata(request)?,
             Reach::Cluster | Reach::Agreed => self.check_voter(request)?,
         }
-        message.check().map_err(errors::of_kv)?;
+        message.check(self.settings.txn_ops_max).map_err(errors::of_kv)?;
         if matches!(reach, Reach::Agreed) {
             self.linearize().await?;
         }

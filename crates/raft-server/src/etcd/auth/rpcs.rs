@@ -5,8 +5,7 @@ use raft_kv::proto::etcdserverpb::*;
 use raft_kv::proto::v3electionpb::*;
 use raft_kv::proto::v3lockpb::*;
 use raft_kv::{
-    KvError, TXN_OPS_MAX, check_compact, check_delete, check_lease_grant, check_put, check_range,
-    check_txn,
+    KvError, check_compact, check_delete, check_lease_grant, check_put, check_range, check_txn,
 };
 use tonic::Streaming;
 
@@ -28,8 +27,8 @@ pub(in crate::etcd) trait Governed: Send + Sync {
     /// What it would do.
     fn access(&self) -> Access<'_>;
 
-    /// What makes no sense, whoever asks.
-    fn check(&self) -> Result<(), KvError> {
+    /// What makes no sense, whoever asks. A transaction may have `txn_ops_max` operations.
+    fn check(&self, _txn_ops_max: usize) -> Result<(), KvError> {
         Ok(())
     }
 
@@ -62,7 +61,7 @@ macro_rules! checked {
                 let $it = self;
                 $access
             }
-            fn check(&self) -> Result<(), KvError> {
+            fn check(&self, _txn_ops_max: usize) -> Result<(), KvError> {
                 $check(self)
             }
         })*
@@ -72,7 +71,6 @@ macro_rules! checked {
 checked! {
     PutRequest => |it| Access::Put(it), check_put;
     DeleteRangeRequest => |it| Access::DeleteRange(it), check_delete;
-    TxnRequest => |it| Access::Txn(it), |it| check_txn(it, TXN_OPS_MAX);
     CompactionRequest => |_| Access::Compact, check_compact;
     LeaseGrantRequest => |_| Access::LeaseGrant, check_lease_grant;
 }
@@ -123,12 +121,22 @@ governed! {
 
 }
 
+impl Governed for TxnRequest {
+    fn access(&self) -> Access<'_> {
+        Access::Txn(self)
+    }
+
+    fn check(&self, txn_ops_max: usize) -> Result<(), KvError> {
+        check_txn(self, txn_ops_max)
+    }
+}
+
 impl Governed for RangeRequest {
     fn access(&self) -> Access<'_> {
         Access::Range(self)
     }
 
-    fn check(&self) -> Result<(), KvError> {
+    fn check(&self, _txn_ops_max: usize) -> Result<(), KvError> {
         check_range(self)
     }
 

@@ -149,7 +149,7 @@ mod tests {
 
     fn apply(store: &mut Store, command: Command) {
         let by = Caller::new("root".into(), u64::MAX);
-        let id = ApplyContext { id: EntryId::new(1, 1) };
+        let id = ApplyContext::at(EntryId::new(1, 1));
         store.apply(id, command.by(Some(by))).unwrap();
         store.flush();
     }

@@ -28,6 +28,7 @@ impl<S: StateMachine> Driver<S> {
             joining,
             requires_all: self.settings.form_requires_all,
             grace: self.settings.formation_grace,
+            token: self.settings.formation_token.clone(),
         };
         let rng = self.rng.split(2);
         self.formation = Some(Formation::new(settings, state, rng, now));

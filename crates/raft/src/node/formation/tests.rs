@@ -64,6 +64,7 @@ impl World {
             joining: false,
             requires_all: false,
             grace: Duration::from_secs(3),
+            token: String::new(),
         };
         peer.formation = Some(Formation::new(settings, peer.durable.clone(), rng, self.now));
         self.effects(at);
@@ -285,31 +286,40 @@ fn a_founding_that_may_be_chosen_is_proposed_again() {
 }
 
 #[test]
-fn a_member_with_another_list_takes_no_part() {
-    let settings = |number: u64, addresses: &[&str]| FormationSettings {
-        node: NodeId::new(number, 1),
-        info: MemberInfo { peer_address: format!("n{number}"), ..MemberInfo::default() },
-        addresses: addresses.iter().map(|address| (*address).to_owned()).collect(),
-        joining: false,
-        requires_all: false,
-        grace: Duration::from_secs(3),
-    };
-    let state = FormationState::default();
-    let mut formation = Formation::new(settings(1, &["n1", "n2"]), state, Rng::new(1), Time::ZERO);
-    formation.connected(Time::ZERO, NodeId::new(2, 1), "n2");
-    formation.step(
-        Time::ZERO,
-        NodeId::new(2, 1),
-        FormationMessage::Empty {
-            info: MemberInfo::default().encode(),
-            configured: vec![String::from("n1"), String::from("n2"), String::from("n3")],
-            answer: false,
-        },
-    );
-    formation.tick(Time::from_micros(60_000_000));
-    let effects = formation.take_effects();
-    assert!(
-        !effects.iter().any(|effect| matches!(effect, FormationEffect::Persist(_))),
-        "{effects:?}"
-    );
+fn a_member_with_another_list_or_token_takes_no_part() {
+    // What this member is configured with, what the other one says, and whether they form a cluster.
+    let table: [(&str, &[&str], bool); 5] = [
+        ("", &["n1", "n2"], true),
+        ("", &["n1", "n2", "n3"], false),
+        ("", &["n1", "n2", "token blue"], false),
+        ("blue", &["n1", "n2", "token blue"], true),
+        ("green", &["n1", "n2", "token blue"], false),
+    ];
+    for (token, said, forms) in table {
+        let settings = FormationSettings {
+            node: NodeId::new(1, 1),
+            info: MemberInfo { peer_address: String::from("n1"), ..MemberInfo::default() },
+            addresses: vec![String::from("n1"), String::from("n2")],
+            joining: false,
+            requires_all: false,
+            grace: Duration::from_secs(3),
+            token: token.to_owned(),
+        };
+        let state = FormationState::default();
+        let mut formation = Formation::new(settings, state, Rng::new(1), Time::ZERO);
+        formation.connected(Time::ZERO, NodeId::new(2, 1), "n2");
+        formation.step(
+            Time::ZERO,
+            NodeId::new(2, 1),
+            FormationMessage::Empty {
+                info: MemberInfo::default().encode(),
+                configured: said.iter().map(|text| (*text).to_owned()).collect(),
+                answer: false,
+            },
+        );
+        formation.tick(Time::from_micros(60_000_000));
+        let effects = formation.take_effects();
+        let began = effects.iter().any(|effect| matches!(effect, FormationEffect::Persist(_)));
+        assert_eq!(began, forms, "{token:?} {said:?}: {effects:?}");
+    }
 }

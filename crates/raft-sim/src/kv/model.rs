@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 /// One operation of a client. Every value is unique.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Op {
+pub(super) enum Op {
     /// Writes a key.
     Put { key: u64, value: Bytes },
     /// Writes a key if it was last changed at this revision; else reads it.
@@ -19,29 +19,27 @@ pub(crate) enum Op {
 
 /// What is stored of one key.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Value {
-    pub(crate) value: Bytes,
-    pub(crate) mod_revision: i64,
-    pub(crate) create_revision: i64,
-    pub(crate) version: i64,
+pub(super) struct Value {
+    pub(super) value: Bytes,
+    pub(super) mod_revision: i64,
+    pub(super) create_revision: i64,
+    pub(super) version: i64,
 }
 
 /// What a client is told.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Answer {
+pub(super) enum Answer {
     /// Written at this revision.
     Put { revision: i64 },
     /// Whether it was swapped; if not, what is there. At this revision.
     Swap { revision: i64, swapped: bool, found: Option<Value> },
     /// How many keys were deleted, at this revision.
     Delete { revision: i64, deleted: i64 },
-    /// What is there at this revision.
-    Read { revision: i64, found: Option<Value> },
 }
 
 /// The store after every revision.
 #[derive(Debug)]
-pub(crate) struct Model {
+pub(super) struct Model {
     revision: i64,
     keys: BTreeMap<u64, Value>,
     /// Each key's value from a revision on.
@@ -55,12 +53,20 @@ impl Default for Model {
 }
 
 impl Model {
-    pub(crate) const fn revision(&self) -> i64 {
+    pub(super) const fn revision(&self) -> i64 {
         self.revision
     }
 
+    /// When this key was last changed; 0 if it does not exist.
+    pub(super) fn mod_revision(&self, key: u64) -> i64 {
+        self.keys.get(&key).map_or(0, |value| value.mod_revision)
+    }
+
     /// Applies a committed operation and says what the client must be told.
-    pub(crate) fn apply(&mut self, op: &Op) -> Answer {
+    ///
+    /// # Panics
+    /// On a read, which is never committed.
+    pub(super) fn apply(&mut self, op: &Op) -> Answer {
         match op {
             Op::Put { key, value } => {
                 self.revision += 1;
@@ -85,9 +91,7 @@ impl Model {
                 }
                 Answer::Delete { revision: self.revision, deleted: i64::from(deleted) }
             }
-            Op::Read { key } => {
-                Answer::Read { revision: self.revision, found: self.keys.get(key).cloned() }
-            }
+            Op::Read { key } => panic!("a read of key {key} was committed"),
         }
     }
 
@@ -104,7 +108,7 @@ impl Model {
     }
 
     /// What `key` held at `revision`.
-    pub(crate) fn at(&self, key: u64, revision: i64) -> Option<&Value> {
+    pub(super) fn at(&self, key: u64, revision: i64) -> Option<&Value> {
         self.history.get(&key)?.range(..=revision).next_back()?.1.as_ref()
     }
 }

@@ -1,0 +1,210 @@
+//! `rusty-raft etcd …`, or the program called as `etcd`: a member by etcd's flags, variables and file.
+
+use std::env;
+use std::ffi::OsString;
+use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
+
+use super::member::{Plan, Refusal};
+use super::{complain, say};
+use crate::config::etcd::{self, EtcdConfig, Request, Url};
+use crate::etcd::ETCD_VERSION;
+use crate::exit::Exit;
+use crate::front::Doors;
+use crate::logging::{self, Color};
+
+/// What `etcd --help` says before the flags.
+const USAGE: &str = "\
+Usage:
+  etcd [flags]          run a member (rusty-raft in etcd's place)
+  etcd --version        the version of etcd whose interface this is
+
+Flags are given as -flag or --flag, with the value after = or as the next word. A variable ETCD_FLAG_NAME does the same,
+and so does a line `flag-name: value` in the file of --config-file. The file yields to variables, variables to flags;
+`rusty-raft config show etcd [flags]` says where each value comes from.
+
+";
+
+/// The words of the command line as text.
+pub(super) fn words(words: impl IntoIterator<Item = OsString>) -> Vec<String> {
+    words.into_iter().map(|word| word.to_string_lossy().into_owned()).collect()
+}
+
+/// Everything in the environment that is text.
+pub(super) fn variables() -> impl Iterator<Item = (String, String)> {
+    env::vars_os().filter_map(|(name, value)| {
+        Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+    })
+}
+
+/// Does what etcd would do for these words.
+pub(super) async fn run(words: &[String], color: Color) -> Exit {
+    let started = match etcd::request(words) {
+        Ok(Request::Serve) => serve(words, color).await,
+        Ok(Request::Version) => {
+            say(&version());
+            return Exit::Success;
+        }
+        Ok(Request::Help) => {
+            say(&format!("{USAGE}{}", etcd::help().trim_end()));
+            return Exit::Success;
+        }
+        Err(problem) => Err(problem.into()),
+    };
+    match started {
+        Ok(exit) => exit,
+        Err(refusal) => {
+            complain(&refusal.text);
+            refusal.exit
+        }
+    }
+}
+
+/// In the form that scripts take apart.
+fn version() -> String {
+    format!(
+        "etcd Version: {ETCD_VERSION}\nGit SHA: rusty-raft-{}\nGo Version: none, this is Rust\nGo OS/Arch: {}/{}",
+        env!("CARGO_PKG_VERSION"),
+        env::consts::OS,
+        match env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        }
+    )
+}
+
+async fn serve(words: &[String], color: Color) -> Result<Exit, Refusal> {
+    let config = EtcdConfig::read(words, variables())?;
+    let data_dir = config.data_dir.join("member");
+    check_data(&config, &data_dir)?;
+    logging::init_as_etcd(&config.log, color).map_err(|(path, error)| Refusal {
+        exit: Exit::BadConfiguration,
+        text: format!(
+            "rusty-raft: the log cannot be written to {}: {error}\n\nNothing was written.",
+            path.display()
+        ),
+    })?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let label = format!("etcd member {}", config.name);
+    let clients: Vec<String> = config.advertise_clients.iter().map(Url::to_string).collect();
+    let (peers, join) =
+        if config.existing { (Vec::new(), config.members) } else { (config.members, Vec::new()) };
+    let plan = Plan {
+        label,
+        name: config.name.clone(),
+        data_dir,
+        peer: config.advertise_peer.address,
+        clients: config.advertise_clients.into_iter().map(|url| url.address).collect(),
+        listen: listen(&config.listen_peers, &config.listen_clients),
+        listen_metrics: config.listen_metrics.into_iter().map(|url| url.address).collect(),
+        peers,
+        join,
+        token: config.token,
+        settings: config.settings,
+        txn_ops_max: config.txn_ops_max,
+        compaction: config.compaction,
+    };
+    let mut member = plan.start().await?;
+    member.when_ready(move || {
+        // What supervisors and tests wait for, of several versions of etcd.
+        tracing::info!(
+            "local-member-name" = config.name,
+            "client-urls" = clients.join(","),
+            "published local member to cluster through raft"
+        );
+        tracing::info!("cluster-version" = ETCD_VERSION, "enabled capabilities for version");
+        tracing::info!("ready to serve client requests");
+        notify_ready();
+    });
+    Ok(member.run(false).await)
+}
+
+/// Refuses what etcd has written, and to form a cluster anew where one is to be joined.
+fn check_data(config: &EtcdConfig, data_dir: &Path) -> Result<(), Refusal> {
+    let refuse = |wrong: String, right: String| {
+        let folder = config.data_dir.display();
+        Err(Refusal {
+            exit: Exit::DataRefused,
+            text: format!(
+                "rusty-raft: the data folder {folder} cannot be used\n\n  wrong  {wrong}\n  right  {right}\n\nNothing was written."
+            ),
+        })
+    };
+    if data_dir.join("snap").is_dir() || data_dir.join("wal").is_dir() {
+        return refuse(
+            "etcd itself has written it".to_owned(),
+            "an empty folder for this member, or another one: --data-dir".to_owned(),
+        );
+    }
+    if config.existing && config.members.is_empty() && !data_dir.exists() {
+        return refuse(
+            "it is empty, --initial-cluster-state says that the cluster exists, and --initial-cluster lists no other member"
+                .to_owned(),
+            "all members in --initial-cluster, or --initial-cluster-state new".to_owned(),
+        );
+    }
+    Ok(())
+}
+
+/// Where to listen, and for whom: the same address may serve both.
+fn listen(peers: &[Url], clients: &[Url]) -> Vec<(String, Doors)> {
+    let of_peers = peers
+        .iter()
+        .map(|url| (url.address.clone(), Doors { peers: true, clients: clients.contains(url) }));
+    let of_clients = clients.iter().filter(|url| !peers.contains(url));
+    let only_clients = Doors { peers: false, clients: true };
+    of_peers.chain(of_clients.map(|url| (url.address.clone(), only_clients))).collect()
+}
+
+/// Tells systemd, if it waits for that, that this member serves.
+fn notify_ready() {
+    let Some(path) = env::var_os("NOTIFY_SOCKET") else { return };
+    if let Err(error) = send_ready(&path.to_string_lossy()) {
+        tracing::warn!("systemd cannot be told that this member is ready: {error}");
+    }
+}
+
+fn send_ready(socket: &str) -> io::Result<()> {
+    let address = match socket.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(socket)?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(b"READY=1\n", &address).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_may_serve_peers_and_clients() {
+        let url = |text: &str| Url::parse(text).unwrap();
+        let (a, b, c) = (url("http://a:1"), url("http://b:1"), url("http://c:1"));
+        let doors = |peers, clients| Doors { peers, clients };
+        assert_eq!(
+            listen(&[a.clone(), b.clone()], &[b, c]),
+            [
+                ("a:1".to_owned(), doors(true, false)),
+                ("b:1".to_owned(), doors(true, true)),
+                ("c:1".to_owned(), doors(false, true)),
+            ]
+        );
+    }
+
+    #[test]
+    fn systemd_hears_that_the_member_is_ready() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        send_ready(path.to_str().unwrap()).unwrap();
+        let mut heard = [0u8; 32];
+        let length = socket.recv(&mut heard).unwrap();
+        assert_eq!(&heard[..length], b"READY=1\n");
+        assert!(send_ready("/no/such/socket").is_err());
+    }
+}

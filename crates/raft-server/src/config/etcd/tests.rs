@@ -1,0 +1,188 @@
+use tracing_subscriber::filter::LevelFilter;
+
+use super::*;
+
+fn read(line: &[&str]) -> Result<EtcdConfig, Box<Problem>> {
+    let words: Vec<String> = line.iter().map(|word| (*word).to_owned()).collect();
+    EtcdConfig::read(&words, std::iter::empty())
+}
+
+#[test]
+fn without_flags_it_is_what_etcd_would_be() {
+    let config = read(&[]).unwrap();
+    let url = |text: &str| Url::parse(text).unwrap();
+    let expected = EtcdConfig {
+        name: "default".to_owned(),
+        data_dir: PathBuf::from("default.etcd"),
+        listen_peers: vec![url("http://localhost:2380")],
+        listen_clients: vec![url("http://localhost:2379")],
+        listen_metrics: Vec::new(),
+        advertise_peer: url("http://localhost:2380"),
+        advertise_clients: vec![url("http://localhost:2379")],
+        members: vec!["localhost:2380".to_owned()],
+        existing: false,
+        token: String::new(),
+        settings: Settings {
+            election_timeout_min: Duration::from_secs(1),
+            election_timeout_max: Duration::from_secs(2),
+            heartbeat_interval: Duration::from_millis(100),
+            request_timeout: Duration::from_secs(7),
+            request_bytes_max: 1_572_864,
+            watch_progress_interval: Duration::from_secs(600),
+            quota_bytes: None,
+            learners_max: 1,
+            tuning: Tuning::default(),
+        },
+        txn_ops_max: 128,
+        compaction: None,
+        log: LogSettings {
+            level: LevelFilter::INFO,
+            format: Format::Json,
+            outputs: vec![Output::Stderr],
+        },
+        warnings: Vec::new(),
+    };
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn every_flag_that_does_something_does_it() {
+    let config = read(&[
+        "--name=n1",
+        "--data-dir=/d",
+        "--listen-peer-urls=http://127.0.0.1:1,http://10.0.0.1:1",
+        "--listen-client-urls=http://127.0.0.1:2",
+        "--listen-client-http-urls=http://127.0.0.1:3",
+        "--advertise-client-urls=http://a:2,http://b:2/",
+        "--initial-advertise-peer-urls=http://10.0.0.1:1",
+        "--initial-cluster=n0=http://10.0.0.0:1, n1=http://10.0.0.1:1,n0=http://10.1.0.0:1",
+        "--initial-cluster-state=existing",
+        "--initial-cluster-token=t",
+        "--listen-metrics-urls=http://127.0.0.1:4",
+        "--snapshot-count=7",
+        "--snapshot-catchup-entries=8",
+        "--heartbeat-interval=10",
+        "--election-timeout=50",
+        "--quota-backend-bytes=9",
+        "--max-request-bytes=11",
+        "--max-txn-ops=12",
+        "--experimental-max-learners=3",
+        "--watch-progress-notify-interval=13s",
+        "--auto-compaction-retention=90m",
+        "--log-level=warn",
+        "--log-format=console",
+        "--log-outputs=stdout,/l",
+    ])
+    .unwrap();
+    assert_eq!(config.listen_peers.len(), 2);
+    let addresses = |urls: &[Url]| urls.iter().map(|url| url.address.clone()).collect::<Vec<_>>();
+    assert_eq!(addresses(&config.listen_clients), ["127.0.0.1:2", "127.0.0.1:3"]);
+    assert_eq!(addresses(&config.advertise_clients), ["a:2", "b:2"]);
+    assert_eq!(addresses(&config.listen_metrics), ["127.0.0.1:4"]);
+    assert_eq!((config.members, config.existing), (vec!["10.0.0.0:1".to_owned()], true));
+    assert_eq!(config.token, "t");
+    let settings = config.settings;
+    assert_eq!(settings.tuning.checkpoint_entries, Some(7));
+    assert_eq!(settings.tuning.trailing_entries, Some(8));
+    assert_eq!(settings.election_timeout_max, Duration::from_millis(100));
+    assert_eq!((settings.quota_bytes, settings.request_bytes_max), (Some(9), 11));
+    assert_eq!(settings.learners_max, 3);
+    assert_eq!(settings.watch_progress_interval, Duration::from_secs(13));
+    assert_eq!(config.txn_ops_max, 12);
+    let retention = Duration::from_secs(5400);
+    assert_eq!(config.compaction, Some(Compaction::Periodic { retention }));
+    assert_eq!(config.log.format, Format::Text);
+    assert_eq!(config.log.outputs, [Output::Stdout, Output::File(PathBuf::from("/l"))]);
+    assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+}
+
+#[test]
+fn compaction_is_by_time_or_by_revisions() {
+    let compaction = |mode: &str, retention: &str| {
+        let (mode, retention) = (
+            format!("--auto-compaction-mode={mode}"),
+            format!("--auto-compaction-retention={retention}"),
+        );
+        read(&[&mode, &retention]).map(|config| config.compaction)
+    };
+    let hours =
+        |hours: u64| Some(Compaction::Periodic { retention: Duration::from_secs(hours * 3600) });
+    assert_eq!(compaction("periodic", "2"), Ok(hours(2)));
+    assert_eq!(compaction("periodic", "72h"), Ok(hours(72)));
+    assert_eq!(compaction("periodic", "0"), Ok(None));
+    assert_eq!(compaction("revision", "5"), Ok(Some(Compaction::Revision { retention: 5 })));
+    assert_eq!(compaction("revision", ""), Ok(None));
+    for (mode, retention) in
+        [("revision", "5m"), ("revision", "-1"), ("periodic", "x"), ("never", "1")]
+    {
+        assert!(compaction(mode, retention).is_err(), "{mode} {retention}");
+    }
+}
+
+#[test]
+fn a_negative_quota_is_none_at_all() {
+    assert_eq!(read(&["--quota-backend-bytes=-1"]).unwrap().settings.quota_bytes, Some(u64::MAX));
+}
+
+#[test]
+fn what_makes_no_sense_here_is_accepted_with_a_reason() {
+    let config = read(&[
+        "--enable-v2=true",
+        "--backend-batch-limit=5",
+        "--strict-reconfig-check=true",
+        "--pre-vote",
+        "--max-snapshots=5",
+        "--unsafe-no-fsync",
+    ])
+    .unwrap();
+    // Those at their defaults say nothing.
+    let named: Vec<&str> =
+        config.warnings.iter().map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(named, ["--backend-batch-limit", "--enable-v2", "--unsafe-no-fsync"]);
+    assert!(config.warnings[0].contains("no bbolt backend"), "{:?}", config.warnings);
+}
+
+#[test]
+fn what_is_wrong_is_said_with_what_would_be_right() {
+    // (the command line, the field named, a part of what is wrong or right)
+    let table: &[(&[&str], &str, &str)] = &[
+        (&["--name=a=b"], "--name", "without commas"),
+        (&["--listen-client-urls=http://a:1"], "--advertise-client-urls", "is missing"),
+        (&["--listen-peer-urls=a:1"], "--listen-peer-urls", "does not begin with http://"),
+        (&["--listen-peer-urls=http://a:1,http://a:1"], "--listen-peer-urls", "twice"),
+        (&["--listen-metrics-urls=http://a"], "--listen-metrics-urls", "no port"),
+        (&["--initial-cluster=a=http://a:1"], "--initial-cluster", "but not this member"),
+        (&["--initial-cluster=default"], "--initial-cluster", "name=URL"),
+        (
+            &["--initial-cluster=default=http://localhost:2380,b=http://localhost:2380"],
+            "--initial-cluster",
+            "given to default and to b",
+        ),
+        (
+            &["--initial-cluster=default=http://b:1"],
+            "--initial-advertise-peer-urls",
+            "the same URL in both",
+        ),
+        (&["--initial-cluster-state=old"], "--initial-cluster-state", "existing for one"),
+        (&["--heartbeat-interval=0"], "--heartbeat-interval", "from 1"),
+        (&["--election-timeout=400"], "--election-timeout", "five times"),
+        (&["--election-timeout=60000"], "--election-timeout", "to 50000"),
+        (&["--max-request-bytes=0"], "--max-request-bytes", "from 1"),
+        (&["--max-txn-ops=0"], "--max-txn-ops", "at least 1"),
+        (&["--watch-progress-notify-interval=0s"], "--watch-progress-notify-interval", "an hour"),
+        (&["--log-level=loud"], "--log-level", "dpanic"),
+        (&["--log-format=xml"], "--log-format", "console"),
+        (&["--logger=glog"], "--logger", "capnslog"),
+        (&["--discovery=https://x"], "--discovery", "--initial-cluster"),
+        (&["--proxy=on"], "--proxy", "no v2 proxy"),
+        (&["--force-new-cluster"], "--force-new-cluster", "manifest"),
+        (&["--auth-token=jwt,pub-key=x"], "--auth-token", "simple"),
+        (&["--cert-file=x"], "--cert-file", "not served yet"),
+        (&["--auto-tls"], "--auto-tls", "not served yet"),
+    ];
+    for (line, field, part) in table {
+        let problem = read(line).unwrap_err();
+        assert_eq!(problem.field.as_deref(), Some(*field), "{line:?}: {problem}");
+        assert!(problem.to_string().contains(part), "{line:?}: {problem}");
+    }
+}

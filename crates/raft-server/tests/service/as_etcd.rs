@@ -1,0 +1,289 @@
+//! In etcd's place: its flags, variables and file, its words, its ways to start a cluster.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
+use raft_kv::proto::etcdserverpb::{
+    MemberAddRequest, MemberListRequest, MemberListResponse, PutRequest, RangeRequest, RequestOp,
+    TxnRequest, request_op,
+};
+use raft_server::proto::etcdserverpb::cluster_client::ClusterClient;
+use tonic::Code;
+
+use crate::support::{
+    Process, channel_to, folder, free_ports, get, kv, program, put, tree, until_serving,
+};
+
+const READY: &str = "ready to serve client requests";
+
+fn etcd(folder: &Path) -> Command {
+    let mut command = program();
+    command.arg("etcd").current_dir(folder);
+    command
+}
+
+/// The flags of member `n` of three whose peers listen from `port` on and whose clients right behind them.
+fn flags(n: u16, port: u16) -> Vec<(&'static str, String)> {
+    let peer = |n: u16| format!("http://127.0.0.1:{}", port + n);
+    let client = format!("http://127.0.0.1:{}", port + 3 + n);
+    vec![
+        ("name", format!("n{n}")),
+        ("data-dir", format!("n{n}.etcd")),
+        ("listen-peer-urls", peer(n)),
+        ("initial-advertise-peer-urls", peer(n)),
+        ("listen-client-urls", client.clone()),
+        ("advertise-client-urls", client),
+        ("initial-cluster", format!("n0={},n1={},n2={}", peer(0), peer(1), peer(2))),
+        ("initial-cluster-token", "a-token".to_owned()),
+        ("heartbeat-interval", "50".to_owned()),
+        ("election-timeout", "300".to_owned()),
+    ]
+}
+
+async fn members(address: &str) -> MemberListResponse {
+    let mut client = ClusterClient::new(channel_to(address));
+    client.member_list(MemberListRequest { linearizable: true }).await.unwrap().into_inner()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_members_start_by_flags_variables_and_a_file() {
+    let folder = folder();
+    let port = free_ports(7);
+    let address = |n: u16| format!("127.0.0.1:{}", port + 3 + n);
+
+    // One dash or two, with an equal sign or without.
+    let mut by_flags = etcd(folder.path());
+    for (at, (name, value)) in flags(0, port).into_iter().enumerate() {
+        match at % 3 {
+            0 => by_flags.arg(format!("-{name}")).arg(value),
+            1 => by_flags.arg(format!("--{name}")).arg(value),
+            _ => by_flags.arg(format!("--{name}={value}")),
+        };
+    }
+    let metrics = format!("127.0.0.1:{}", port + 6);
+    by_flags.arg(format!("--listen-metrics-urls=http://{metrics}"));
+    by_flags.args(["--enable-v2", "--log-outputs=stdout,n0.log"]);
+
+    // Called by its name.
+    let etcd_itself = folder.path().join("etcd");
+    symlink(env!("CARGO_BIN_EXE_rusty-raft"), &etcd_itself).unwrap();
+    let mut by_variables = Command::new(&etcd_itself);
+    by_variables.current_dir(folder.path()).env_remove("RUST_LOG");
+    for (name, value) in flags(1, port) {
+        by_variables.env(format!("ETCD_{}", name.to_uppercase().replace('-', "_")), value);
+    }
+
+    let file = folder.path().join("etcd.yml");
+    let lines = flags(2, port).into_iter().map(|(name, value)| format!("{name}: {value}\n"));
+    fs::write(&file, lines.collect::<String>()).unwrap();
+    let mut by_file = etcd(folder.path());
+    by_file.arg("--config-file").arg(&file).args(["--log-format", "console"]);
+
+    let mut processes = [by_flags, by_variables, by_file].map(Process::start);
+    let line = processes[0].line_with(READY);
+    assert!(line.starts_with(r#"{"level":"info","ts":""#), "{line}");
+    let warning = processes[0].line_with("enable-v2");
+    assert!(warning.contains("the v2 interface is not served"), "{warning}");
+    processes[0].line_with("published local member to cluster through raft");
+    processes[1].line_with(READY);
+    let line = processes[2].line_with(READY);
+    assert!(!line.starts_with('{'), "{line}");
+    let logged = fs::read_to_string(folder.path().join("n0.log")).unwrap();
+    assert!(logged.contains(READY), "{logged}");
+
+    put(&address(0), "k", "v").await.unwrap();
+    for n in 0..3 {
+        assert_eq!(get(&address(n), "k").await.unwrap().as_deref(), Some("v"));
+    }
+    let mut listed: Vec<_> = members(&address(1)).await.members;
+    listed.sort_by(|a, b| a.name.cmp(&b.name));
+    let names: Vec<&str> = listed.iter().map(|member| member.name.as_str()).collect();
+    assert_eq!(names, ["n0", "n1", "n2"]);
+    assert_eq!(listed[2].peer_ur_ls, [format!("http://127.0.0.1:{}", port + 2)]);
+    assert_eq!(listed[2].client_ur_ls, [format!("http://{}", address(2))]);
+    // Peers' addresses are for peers, and those for metrics for metrics.
+    assert!(put(&format!("127.0.0.1:{port}"), "k", "w").await.is_err());
+    let refused = put(&metrics, "k", "w").await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented);
+    let scraped = http_get(&metrics, "/metrics");
+    assert!(scraped.contains("etcd_server_has_leader 1"), "{scraped}");
+    // A member that is started again is what it was, whatever its flags say about the beginning.
+    let [first, second, third] = processes;
+    drop((first, second, third));
+    assert!(folder.path().join("n1.etcd/member").is_dir());
+    let mut again = Vec::new();
+    for n in 0..3 {
+        let mut command = etcd(folder.path());
+        for (name, value) in flags(n, port) {
+            let value =
+                if name == "initial-cluster-token" { format!("{value}-{n}") } else { value };
+            command.arg(format!("--{name}={value}"));
+        }
+        again.push(Process::start(command));
+    }
+    until_serving(&address(2)).await;
+    assert_eq!(get(&address(2), "k").await.unwrap().as_deref(), Some("v"));
+}
+
+/// The answer to a GET, head and body.
+fn http_get(address: &str, path: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// A member alone, ready, with more flags.
+fn alone(folder: &Path, port: u16, more: &[&str]) -> (Process, String) {
+    let mut command = etcd(folder);
+    let peer = format!("http://127.0.0.1:{port}");
+    let client = format!("127.0.0.1:{}", port + 1);
+    command.args(["--name=a", "--heartbeat-interval=50", "--election-timeout=300"]);
+    command.arg(format!("--listen-peer-urls={peer}"));
+    command.arg(format!("--initial-advertise-peer-urls={peer}"));
+    command.arg(format!("--listen-client-urls=http://{client}"));
+    command.arg(format!("--advertise-client-urls=http://{client}"));
+    command.arg(format!("--initial-cluster=a={peer}"));
+    command.args(more);
+    let mut process = Process::start(command);
+    process.line_with(READY);
+    (process, client)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_joins_a_cluster_that_exists() {
+    let folder = folder();
+    let port = free_ports(4);
+    let (_first, client) = alone(folder.path(), port, &[]);
+    put(&client, "k", "v").await.unwrap();
+    let (peer, second_client) =
+        (format!("127.0.0.1:{}", port + 2), format!("127.0.0.1:{}", port + 3));
+    let mut command = etcd(folder.path());
+    command.args(["--name=b", "--initial-cluster-state=existing"]);
+    command.arg(format!("--listen-peer-urls=http://{peer}"));
+    command.arg(format!("--initial-advertise-peer-urls=http://{peer}"));
+    command.arg(format!("--listen-client-urls=http://{second_client}"));
+    command.arg(format!("--advertise-client-urls=http://{second_client}"));
+    command.arg(format!("--initial-cluster=a=http://127.0.0.1:{port},b=http://{peer}"));
+    let mut second = Process::start(command);
+    second.line_with("serves clients at");
+    let mut cluster = ClusterClient::new(channel_to(&client));
+    let request =
+        MemberAddRequest { peer_ur_ls: vec![format!("http://{peer}")], is_learner: false };
+    cluster.member_add(request).await.unwrap();
+    second.line_with(READY);
+    until_serving(&second_client).await;
+    assert_eq!(get(&second_client, "k").await.unwrap().as_deref(), Some("v"));
+    let names: Vec<String> =
+        members(&client).await.members.into_iter().map(|member| member.name).collect();
+    assert!(names.contains(&"b".to_owned()), "{names:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_revisions_go_by_themselves_and_transactions_are_as_long_as_is_said() {
+    let folder = folder();
+    let (_process, client) =
+        alone(folder.path(), free_ports(2), &["--auto-compaction-retention=1s", "--max-txn-ops=2"]);
+    for value in ["1", "2", "3"] {
+        put(&client, "k", value).await.unwrap();
+    }
+    let op = |key: &str| RequestOp {
+        request: Some(request_op::Request::RequestPut(PutRequest {
+            key: key.to_owned().into(),
+            ..PutRequest::default()
+        })),
+    };
+    let txn = |keys: &[&str]| TxnRequest {
+        success: keys.iter().map(|key| op(key)).collect(),
+        ..TxnRequest::default()
+    };
+    kv(&client).txn(txn(&["a", "b"])).await.unwrap();
+    let refused = kv(&client).txn(txn(&["a", "b", "c"])).await.unwrap_err();
+    assert_eq!(refused.message(), "etcdserver: too many operations in txn request");
+
+    // Every read of the past goes on until the first one is refused.
+    let deadline = std::time::Instant::now() + crate::support::PATIENCE;
+    loop {
+        let old = RangeRequest { key: "k".into(), revision: 2, ..RangeRequest::default() };
+        match kv(&client).range(old).await {
+            Err(status) => {
+                let compacted = "etcdserver: mvcc: required revision has been compacted";
+                assert_eq!(status.message(), compacted);
+                break;
+            }
+            Ok(_) => assert!(std::time::Instant::now() < deadline, "nothing was compacted"),
+        }
+    }
+    assert_eq!(get(&client, "k").await.unwrap().as_deref(), Some("3"));
+}
+
+#[test]
+fn the_version_and_the_help_are_in_etcds_form() {
+    let output = program().args(["etcd", "--version"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let first = text.lines().next().unwrap().strip_prefix("etcd Version: ").unwrap();
+    assert!(first.split('.').all(|part| part.parse::<u32>().is_ok()), "{text}");
+    assert_eq!((text.lines().count(), output.status.code()), (4, Some(0)));
+    let output = program().args(["etcd", "-h"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("  --initial-cluster-state 'new'\n"), "{text}");
+    assert!(text.contains("Accepted, without effect: "), "{text}");
+}
+
+#[test]
+fn the_last_word_on_a_setting_is_shown_with_its_place() {
+    let folder = folder();
+    let file = folder.path().join("etcd.yml");
+    fs::write(&file, "name: from-file\nsnapshot-count: 5\n").unwrap();
+    let output = program()
+        .args(["config", "show", "etcd", "--config-file", file.to_str().unwrap()])
+        .args(["--initial-cluster", "x=http://localhost:2380", "-name", "x"])
+        .env("ETCD_NAME", "from-environment")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<Vec<&str>> =
+        text.lines().map(|line| line.split_whitespace().collect()).collect();
+    let from_file = format!("{}:1", file.display());
+    let name = lines.iter().position(|line| line[0] == "name").unwrap();
+    assert_eq!(lines[name], ["name", "x", "flag"], "{text}");
+    assert_eq!(lines[name + 1], ["not", "from-environment", "environment", "ETCD_NAME"]);
+    assert_eq!(lines[name + 2], ["not", "from-file", &from_file]);
+    let count = lines.iter().find(|line| line[0] == "snapshot-count").unwrap();
+    assert_eq!(*count, ["snapshot-count", "5", &format!("{}:2", file.display())]);
+    assert!(!text.contains("heartbeat-interval"), "{text}");
+    let output = program().args(["config", "show", "--all", "etcd"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("heartbeat-interval"), "{text}");
+}
+
+#[test]
+fn whatever_is_wrong_is_refused_before_anything_is_written() {
+    let folder = folder();
+    fs::write(folder.path().join("typo.yml"), "name: a\nheartbeat-intervall: 5\n").unwrap();
+    fs::create_dir_all(folder.path().join("theirs/member/snap")).unwrap();
+    let table: &[(&[&str], i32, &[&str])] = &[
+        (&["--nmae", "x"], 2, &["--nmae", "did you mean --name?"]),
+        (&["--election-timeout", "soon"], 2, &["--election-timeout", "a whole number"]),
+        (&["--config-file=typo.yml"], 2, &["typo.yml:2:1", "heartbeat-interval", "2 | heartb"]),
+        (&["--config-file=none.yml"], 2, &["none.yml", "cannot be read"]),
+        (&["--log-outputs=no/such/folder/log"], 2, &["no/such/folder/log"]),
+        (&["--data-dir=theirs"], 65, &["theirs", "etcd itself has written it"]),
+        (&["--initial-cluster-state=existing"], 65, &["lists no other member"]),
+    ];
+    for (line, code, parts) in table {
+        let before = tree(folder.path());
+        let output = etcd(folder.path()).args(*line).output().unwrap();
+        assert_eq!(tree(folder.path()), before, "{line:?} changed something on disk");
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(*code), "{line:?}: {text}");
+        for part in *parts {
+            assert!(text.contains(part), "{line:?}: {part:?} is missing in\n{text}");
+        }
+        assert!(text.ends_with("Nothing was written.\n"), "{text}");
+    }
+}
