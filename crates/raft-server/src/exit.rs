@@ -11,7 +11,7 @@ pub enum Exit {
     /// Ended as asked.
     Success = 0,
     /// What was asked for is not so: `status` found no leader or an unreachable member, no request of `bench` succeeded,
-    /// `check` found fault.
+    /// `check` found fault, a seed of `sim` fails.
     Failure = 1,
     /// The command line or a configuration is wrong. Nothing was written.
     BadConfiguration = 2,
@@ -31,7 +31,7 @@ pub enum Exit {
 pub const HELP: &str = "\
 Exit codes:
    0  ended as asked
-   1  status: no leader, or a member is unreachable; bench: no request succeeded; check: FAIL
+   1  status: no leader, or a member is unreachable; bench: no request succeeded; check: FAIL; sim: a seed fails
    2  bad command line or configuration; nothing was written
   65  data folder refused: locked, of another cluster or member, newer format, damaged
   69  address in use

@@ -5,7 +5,7 @@ use raft::error::{ProposeError, ReadError};
 use raft::node::NodeRequest;
 use raft::node::driver::Input;
 use raft::node::entry_header::EntryHeader;
-use raft_core::{Command, Index, NodeId, StateMachine};
+use raft_core::{Command, Index, NodeId, Rng, StateMachine};
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
@@ -32,14 +32,15 @@ enum Waiting<S: StateMachine> {
 
 /// A client with one request at a time.
 pub(crate) struct Client<S: StateMachine> {
+    rng: Rng,
     waits: Option<Request<S>>,
     /// Whom it asks as long as that one answers.
     home: Option<usize>,
 }
 
-impl<S: StateMachine> Default for Client<S> {
-    fn default() -> Self {
-        Self { waits: None, home: None }
+impl<S: StateMachine> Client<S> {
+    pub(crate) const fn new(rng: Rng) -> Self {
+        Self { rng, waits: None, home: None }
     }
 }
 
@@ -69,12 +70,12 @@ impl<W: Workload> World<W> {
     }
 
     fn think(&mut self, client: usize) {
-        let pause = 100 + self.workload.below(self.profile.think_max);
+        let pause = 100 + self.clients[client].rng.below(self.profile.think_max);
         self.later(pause, Happening::Client(client));
     }
 
     fn ask(&mut self, client: usize) {
-        let any = pick(&mut self.workload, self.machines.len());
+        let any = pick(&mut self.clients[client].rng, self.machines.len());
         let machine = match self.clients[client].home {
             Some(home) => home,
             None if self.profile.sticky => self.leader().unwrap_or(any),
@@ -86,7 +87,7 @@ impl<W: Workload> World<W> {
             return;
         }
         let call = self.call(client);
-        let ask = self.load.ask(&call, &mut self.workload);
+        let ask = self.load.ask(&call, &mut self.clients[client].rng);
         self.request(call, machine, ask);
     }
 
@@ -248,7 +249,7 @@ impl<W: Workload> World<W> {
     /// A fresh write through every member, by the first client.
     pub(crate) fn write_through(&mut self, machine: usize) {
         let call = self.call(0);
-        let command = self.load.command(&call, &mut self.workload);
+        let command = self.load.command(&call, &mut self.clients[0].rng);
         self.request(call, machine, Ask::Command(command));
     }
 }

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use raft::io::Stream;
+
 use crate::disk::Crash;
 use crate::profile::pick;
+use crate::story::{Kind, OCCASION, Span};
 use crate::workload::Workload;
-use crate::world::{Happening, World};
+use crate::world::{Happening, World, stops};
 
-/// How often faults are drawn.
-const OCCASION: u64 = 20_000;
 /// A failed sync has ended its process by then, or never will.
 const FAILURE_ENDS: u64 = 3_000_000;
 /// Parts of the names of files of which a sync may fail.
@@ -24,41 +25,44 @@ impl<W: Workload> World<W> {
             return;
         }
         self.later(OCCASION, Happening::Chaos);
-        let machine = self.victim();
-        if self.faults.chance(self.profile.blackout, 1000) {
+        if self.strikes(Kind::Blackout, self.profile.blackout) {
+            self.tell(Kind::Blackout, "all machines lose power".to_owned());
             for machine in 0..self.machines.len() {
-                let crash = Crash::Power(self.disks.next_u64());
+                let crash = Crash::Power(self.faults.next_u64());
                 let down = self.faults.below(500_000);
                 self.stop(machine, crash, down);
             }
         }
-        if self.faults.chance(self.profile.crash, 1000) {
-            self.stop_somehow(machine, Crash::Process);
+        if self.strikes(Kind::Crash, self.profile.crash) {
+            self.stop_somehow(Kind::Crash, Crash::Process);
         }
-        if self.faults.chance(self.profile.power, 1000) {
-            let crash = Crash::Power(self.disks.next_u64());
-            self.stop_somehow(machine, crash);
+        if self.strikes(Kind::Power, self.profile.power) {
+            let crash = Crash::Power(self.faults.next_u64());
+            self.stop_somehow(Kind::Power, crash);
         }
-        if self.faults.chance(self.profile.partition, 1000) {
-            self.partition();
+        if self.strikes(Kind::Partition, self.profile.partition) {
+            self.partition(Kind::Partition);
         }
-        if self.faults.chance(self.profile.pause, 1000) && !self.machines[machine].paused {
-            self.machines[machine].paused = true;
-            let delay = self.faults.below(800_000);
-            self.later(delay, Happening::Resume(machine));
-        }
-        self.disk_faults(machine);
-        self.rot_entries();
-        self.clock_faults(machine);
-        self.operate();
-        for id in self.wires.ids() {
-            if self.network.chance(self.profile.reset, 1000) {
-                self.cut(id);
+        if self.strikes(Kind::Pause, self.profile.pause) {
+            let machine = self.victim();
+            if !self.machines[machine].paused {
+                self.pause(machine);
+                let delay = self.faults.below(800_000);
+                self.later(delay, Happening::Resume(machine));
+                self.tell(Kind::Pause, format!("n{} is paused for {}", machine + 1, Span(delay)));
             }
         }
+        self.disk_faults();
+        // The same number as the rot of one disk: where that is left out, this is.
+        if self.strikes(Kind::Rot, self.profile.rot_entries) {
+            self.rot_entries();
+        }
+        self.clock_faults();
+        self.operate();
+        self.break_connections();
     }
 
-    fn disk_faults(&mut self, machine: usize) {
+    fn disk_faults(&mut self) {
         // Those that came to nothing are forgotten.
         let now = self.now;
         let Self { failing, machines, .. } = self;
@@ -68,29 +72,56 @@ impl<W: Workload> World<W> {
             }
             now - *since < FAILURE_ENDS
         });
-        let runs = self.machines[machine].process.is_some();
         // Never more than one at a time: a disk that fails forgets what it was given.
-        if self.faults.chance(self.profile.sync_failure, 1000) && runs && self.failing.is_empty() {
-            let file = FILES[pick(&mut self.disks, FILES.len())];
-            self.machines[machine].disk.fail_sync(file, self.disks.below(5));
+        if self.strikes(Kind::SyncFailure, self.profile.sync_failure) && self.failing.is_empty() {
+            let machine = self.victim();
+            if self.machines[machine].process.is_some() {
+                let file = FILES[pick(&mut self.faults, FILES.len())];
+                let skip = self.faults.below(5);
+                self.machines[machine].disk.fail_sync(file, skip);
+                self.failing.insert(machine, now);
+                let what =
+                    format!("n{}: a sync of *{file}* fails after {skip} others", machine + 1);
+                self.tell(Kind::SyncFailure, what);
+                self.power_follows(machine);
+            }
+        }
+        if self.strikes(Kind::JournalFailure, self.profile.journal_failure)
+            && self.failing.is_empty()
+        {
+            let machine = self.victim();
+            let skip = self.faults.below(5);
+            self.machines[machine].disk.fail_journal(skip);
             self.failing.insert(machine, now);
-            self.power_follows(machine);
+            let what = format!("n{}: a sync of a directory fails after {skip} others", machine + 1);
+            self.tell(Kind::JournalFailure, what);
         }
-        if self.faults.chance(self.profile.journal_failure, 1000) && self.failing.is_empty() {
-            self.machines[machine].disk.fail_journal(self.disks.below(5));
-            self.failing.insert(machine, now);
+        if self.strikes(Kind::Full, self.profile.full) {
+            let machine = self.victim();
+            if !self.is_full(machine) {
+                let room = self.faults.below(40_000);
+                let disk = &self.machines[machine].disk;
+                disk.set_capacity(Some(disk.used_bytes() + room));
+                let delay = self.faults.below(2_000_000);
+                self.later(delay, Happening::Space(machine));
+                let span = Span(delay);
+                let what =
+                    format!("n{}: {room} bytes of its disk are left for {span}", machine + 1);
+                self.tell(Kind::Full, what);
+            }
         }
-        if self.faults.chance(self.profile.full, 1000) && !self.is_full(machine) {
-            let disk = &self.machines[machine].disk;
-            disk.set_capacity(Some(disk.used_bytes() + self.disks.below(40_000)));
-            let delay = self.faults.below(2_000_000);
-            self.later(delay, Happening::Space(machine));
+        if self.strikes(Kind::Wipe, self.profile.wipe) {
+            let machine = self.victim();
+            if self.may_doom(machine) {
+                self.tell(Kind::Wipe, format!("n{} loses its disk", machine + 1));
+                self.wipe(machine);
+            }
         }
-        if self.faults.chance(self.profile.wipe, 1000) && self.may_doom(machine) {
-            self.wipe(machine);
-        }
-        if self.faults.chance(self.profile.rot, 1000) && self.may_damage(machine) {
-            self.rot(machine);
+        if self.strikes(Kind::Rot, self.profile.rot) {
+            let machine = self.victim();
+            if self.may_damage(machine) {
+                self.rot(machine);
+            }
         }
     }
 
@@ -110,19 +141,21 @@ impl<W: Workload> World<W> {
         }
         self.doom(machine);
         self.marks.hit("bits rot");
-        let (path, len) = &files[pick(&mut self.disks, files.len())];
+        let (path, len) = &files[pick(&mut self.faults, files.len())];
         // Most of a segment is free space: the beginning and the end are of interest, and where something stands.
         let near = (*len).min(16 << 10);
-        let offset = match self.disks.below(3) {
-            0 => self.disks.below(near),
-            1 => *len - 1 - self.disks.below(near),
+        let offset = match self.faults.below(3) {
+            0 => self.faults.below(near),
+            1 => *len - 1 - self.faults.below(near),
             _ => {
                 let written = self.machines[machine].disk.written(path);
-                self.disks.below(written.max(1))
+                self.faults.below(written.max(1))
             }
         };
-        let mask = 1 << pick(&mut self.disks, 8);
+        let mask = 1 << pick(&mut self.faults, 8);
         self.machines[machine].disk.flip(path, offset, mask);
+        let path = path.display();
+        self.tell(Kind::Rot, format!("n{}: a bit of {path} rots at {offset}", machine + 1));
         self.power_follows(machine);
     }
 
@@ -134,46 +167,80 @@ impl<W: Workload> World<W> {
         }
     }
 
-    fn clock_faults(&mut self, machine: usize) {
-        if !self.faults.chance(self.profile.clock, 1000) {
+    fn clock_faults(&mut self) {
+        if !self.strikes(Kind::Clock, self.profile.clock) {
             return;
         }
-        let now = self.now;
+        let (machine, now) = (self.victim(), self.now);
         let jump = i64::try_from(self.faults.below(1_000_000)).unwrap_or(0);
         let kind = self.faults.below(3);
         let clock = &mut self.machines[machine].clock;
         let rate = clock.rate();
-        match kind {
+        let what = match kind {
             0 if rate > 0 => {
                 self.marks.hit("clock stops");
                 self.machines[machine].clock.set_rate(now, 0);
                 let stands = self.faults.below(1_000_000);
                 self.later(stands, Happening::ClockRuns(machine, rate));
+                format!("stands still for {}", Span(stands))
             }
             1 => {
                 clock.jump(now, jump);
                 self.marks.hit("clock jumps ahead");
+                format!("jumps ahead by {}", Span(jump.unsigned_abs()))
             }
             _ => {
                 clock.jump(now, -jump);
                 self.marks.hit("clock jumps back");
+                format!("jumps back by {}", Span(jump.unsigned_abs()))
             }
+        };
+        self.tell(Kind::Clock, format!("n{}: its clock {what}", machine + 1));
+    }
+
+    /// Connections break, each by a chance of its own.
+    fn break_connections(&mut self) {
+        let chance = self.profile.reset;
+        if chance == 0 || !self.is_allowed(Kind::Reset) {
+            return;
+        }
+        self.draw_for(Kind::Reset);
+        let count = self.machines.len();
+        let mut broken = Vec::new();
+        for (from, to) in (0..count).flat_map(|from| (0..count).map(move |to| (from, to))) {
+            for stream in [Stream::Control, Stream::Bulk] {
+                if self.faults.chance(chance, 1000)
+                    && let Some(id) = self.wires.find(from, to, stream)
+                {
+                    self.cut(id);
+                    broken.push(format!("n{} to n{}", from + 1, to + 1));
+                }
+            }
+        }
+        if !broken.is_empty() {
+            self.tell(Kind::Reset, format!("connections break: {}", broken.join(", ")));
         }
     }
 
     /// Somebody restarts a process that was cut off.
     pub(crate) fn restart(&mut self, machine: usize) {
-        if !self.healed {
-            let (crash, down) = (self.draw_crash(), self.faults.below(50_000));
-            self.stop(machine, crash, down);
-        }
+        self.follow_up(machine, 50_000, Self::draw_crash);
     }
 
     pub(crate) fn lose_power(&mut self, machine: usize) {
-        if !self.healed {
-            let (crash, down) = (Crash::Power(self.disks.next_u64()), self.faults.below(300_000));
-            self.stop(machine, crash, down);
+        self.follow_up(machine, 300_000, |world| Crash::Power(world.faults.next_u64()));
+    }
+
+    fn follow_up(&mut self, machine: usize, down: u64, crash: impl Fn(&mut Self) -> Crash) {
+        let kind = Kind::FollowUp(machine);
+        if self.healed || self.machines[machine].process.is_none() || !self.is_allowed(kind) {
+            return;
         }
+        self.draw_for(kind);
+        let (crash, down) = (crash(self), self.faults.below(down));
+        let what = format!("n{} {} for {}, too", machine + 1, stops(crash), Span(down));
+        self.tell(kind, what);
+        self.stop(machine, crash, down);
     }
 
     fn stop(&mut self, machine: usize, crash: Crash, down: u64) {
@@ -183,14 +250,20 @@ impl<W: Workload> World<W> {
     }
 
     /// At once, or in the middle of one of the next operations of its disk.
-    fn stop_somehow(&mut self, machine: usize, crash: Crash) {
+    fn stop_somehow(&mut self, kind: Kind, crash: Crash) {
+        let machine = self.victim();
+        let name = format!("n{} {}", machine + 1, stops(crash));
         if self.faults.chance(1, 2) {
             let down = self.faults.below(800_000);
-            self.stop(machine, crash, down);
+            if self.machines[machine].process.is_some() {
+                self.tell(kind, format!("{name} for {}", Span(down)));
+                self.stop(machine, crash, down);
+            }
         } else if !self.fuses.contains_key(&machine) {
-            let operations = self.disks.below(40);
+            let operations = self.faults.below(40);
             self.machines[machine].disk.set_fuse(Some(operations));
             self.fuses.insert(machine, crash);
+            self.tell(kind, format!("{name} after {operations} operations of its disk"));
         }
     }
 
@@ -203,13 +276,21 @@ impl<W: Workload> World<W> {
 
     /// The links carry everything again; where leaders are hunted, all but those of the present one.
     pub(crate) fn partition_ends(&mut self) {
-        self.wires.blocked.clear();
-        if self.profile.hunt && !self.healed && self.faults.chance(1, 2) {
-            self.partition();
+        self.unblock();
+        if self.profile.hunt && !self.healed && self.strikes(Kind::PartitionAgain, 500) {
+            self.partition(Kind::PartitionAgain);
         }
     }
 
-    fn partition(&mut self) {
+    /// Every link carries something again.
+    pub(crate) fn unblock(&mut self) {
+        self.wires.blocked.clear();
+        if let Some(tape) = &mut self.tape {
+            tape.links(self.now, &self.wires.blocked);
+        }
+    }
+
+    fn partition(&mut self, shape: Kind) {
         self.wires.blocked.clear();
         let one = self.victim();
         let count = self.machines.len();
@@ -235,7 +316,21 @@ impl<W: Workload> World<W> {
             }
         }
         self.marks.hit("partition");
+        if let Some(tape) = &mut self.tape {
+            tape.links(self.now, &self.wires.blocked);
+        }
         let delay = self.faults.below(1_500_000);
+        let name = format!("n{}", one + 1);
+        let side: Vec<String> = side.iter().map(|machine| format!("n{}", machine + 1)).collect();
+        let what = match kind {
+            0 => format!("{name} is cut off"),
+            1 => format!("{name} is deaf"),
+            2 => format!("{name} is mute"),
+            3 => format!("on one side of a partition: {}", side.join(", ")),
+            4 => format!("all links but those of {name} are cut"),
+            _ => "a third of the links carry nothing".to_owned(),
+        };
+        self.tell(shape, format!("{what} for {}", Span(delay)));
         self.later(delay, Happening::Heal);
         if self.profile.cut_off_restarts {
             // It has heard by then what it missed, or is about to.

@@ -28,28 +28,41 @@
 //! in another way, or has clients that remember what they were told, writes a [`Workload`].
 
 mod audit;
+mod campaign;
 mod check;
+#[cfg(feature = "cli")]
+pub mod cli;
 mod client;
 mod clock;
 pub mod disk;
 mod fault;
+mod faults;
 mod kv;
 pub mod linearizability;
 mod liveness;
 mod marks;
 mod network;
 mod operator;
+mod picture;
 mod process;
 mod profile;
 mod reference;
 mod rot;
 mod run;
+mod shrink;
+mod story;
+mod tape;
 mod workload;
 mod world;
 
+pub use campaign::{Campaign, Totals, campaign, quiet_panics};
 pub use disk::{Crash, SimDisk};
+pub use faults::{FaultClass, UnknownFaultClass};
 pub use marks::Marks;
+pub use picture::picture;
 pub use profile::{Options, Profile};
 pub use reference::Reference;
-pub use run::{Failure, Report, run, run_with, survive};
+pub use run::{Failure, Report, faults_of, run, run_with, survive, virtual_time};
+pub use shrink::{Shrunk, shrink};
+pub use story::Fault;
 pub use workload::{Ask, Call, Workload};

@@ -7,6 +7,7 @@ use raft_core::Index;
 
 use crate::disk::Crash;
 use crate::profile::pick;
+use crate::story::Kind;
 use crate::workload::Workload;
 use crate::world::{Happening, World};
 
@@ -109,6 +110,7 @@ impl<W: Workload> World<W> {
             return;
         }
         let kept = self.disagreeing();
+        self.draw_for(Kind::Consequence(0));
         let mut others: Vec<usize> = (0..members)
             .filter(|machine| !kept.is_some_and(|(a, b)| a == *machine || b == *machine))
             .collect();
@@ -117,6 +119,7 @@ impl<W: Workload> World<W> {
             self.absent.insert(others.swap_remove(nth));
         }
         for machine in self.absent.clone() {
+            self.draw_for(Kind::Consequence(machine));
             let crash = self.draw_crash();
             if self.machines[machine].process.is_some() {
                 self.crash(machine, crash, u64::MAX);
@@ -127,11 +130,12 @@ impl<W: Workload> World<W> {
     /// Ends all faults for good.
     fn heal(&mut self) {
         self.healed = true;
-        self.wires.blocked.clear();
+        self.draw_noise();
+        self.unblock();
         self.fuses.clear();
         self.give_up_doomed();
         for machine in 0..self.machines.len() {
-            self.machines[machine].paused = false;
+            self.resume(machine);
             self.machines[machine].disk.set_fuse(None);
             self.machines[machine].disk.set_capacity(None);
             self.machines[machine].disk.fail_no_more();

@@ -85,11 +85,6 @@ impl Wires {
         all.filter(|(_, c)| c.from == machine || c.to == machine).map(|(id, _)| *id).collect()
     }
 
-    /// All of them.
-    pub(crate) fn ids(&self) -> Vec<u64> {
-        self.connections.keys().copied().collect()
-    }
-
     pub(crate) fn is_blocked(&self, from: usize, to: usize) -> bool {
         self.blocked.contains(&(from, to))
     }
@@ -226,21 +221,31 @@ impl<W: Workload> World<W> {
             self.marks.hit("connection broken: too much on the way");
             return self.cut(id);
         }
-        let delay = 30 + self.network.below(self.delay_max());
+        let link = self.link(from, to);
+        let delay_max = self.delay_max();
+        let delay = 30 + self.links[link].below(delay_max);
         let protocol = matches!(message, PeerMessage::Raft(_)) && !self.healed;
         if protocol {
-            if self.network.chance(self.profile.loss, 1000) {
+            // Drawn whether it is on or not: what is left out shifts nothing.
+            let (network, profile) = (&mut self.links[link], &self.profile);
+            let lost = network.chance(profile.loss, 1000) && self.noise.loss;
+            let twice = network.chance(profile.duplication, 1000) && self.noise.duplication;
+            let overtakes = network.chance(profile.reordering, 1000) && self.noise.reordering;
+            if lost {
+                if let Some(tape) = &mut self.tape {
+                    tape.lost(self.now, from, to, &message);
+                }
                 return;
             }
             if self.profile.replay > 0 {
-                self.replay(id, epoch, &message);
+                self.replay(link, id, epoch, &message);
             }
-            if self.network.chance(self.profile.duplication, 1000) {
-                let late = self.late(10);
+            if twice {
+                let late = self.late(link, 10);
                 self.set_out(id, epoch, message.clone(), late);
             }
-            if self.network.chance(self.profile.reordering, 1000) {
-                let late = self.late(4);
+            if overtakes {
+                let late = self.late(link, 4);
                 return self.set_out(id, epoch, message, late);
             }
         }
@@ -254,23 +259,34 @@ impl<W: Workload> World<W> {
     fn set_out(&mut self, id: u64, epoch: u64, message: PeerMessage, delay: u64) {
         if let Some(connection) = self.wires.get_mut(id) {
             connection.on_the_way += 1;
+            if let Some(tape) = &mut self.tape {
+                tape.sent(
+                    self.now,
+                    self.now + delay,
+                    id,
+                    (connection.from, connection.to),
+                    &message,
+                );
+            }
         }
         self.later(delay, Happening::Arrive(id, epoch, Box::new(message)));
     }
 
     /// How late a message comes that keeps no order: seldom so late that terms have passed.
-    fn late(&mut self, times: u64) -> u64 {
-        let long = self.network.chance(self.profile.very_late, 1000);
-        self.network.below(if long { VERY_LATE } else { times * self.profile.delay_max })
+    fn late(&mut self, link: usize, times: u64) -> u64 {
+        let network = &mut self.links[link];
+        let long = network.chance(self.profile.very_late, 1000);
+        network.below(if long { VERY_LATE } else { times * self.profile.delay_max })
     }
 
     /// A message of long ago arrives once more, as long as its connection lasts.
-    fn replay(&mut self, id: u64, epoch: u64, message: &PeerMessage) {
-        if self.network.chance(self.profile.replay, 1000) && !self.wires.recorded.is_empty() {
-            let nth = pick(&mut self.network, self.wires.recorded.len());
+    fn replay(&mut self, link: usize, id: u64, epoch: u64, message: &PeerMessage) {
+        let replays = self.links[link].chance(self.profile.replay, 1000) && self.noise.replay;
+        if replays && !self.wires.recorded.is_empty() {
+            let nth = pick(&mut self.links[link], self.wires.recorded.len());
             if let Some((id, epoch, message)) = self.wires.recorded.get(nth).cloned() {
                 self.marks.hit("a message replayed");
-                let late = self.network.below(self.profile.delay_max);
+                let late = self.links[link].below(self.profile.delay_max);
                 self.set_out(id, epoch, message, late);
             }
         }
@@ -280,22 +296,29 @@ impl<W: Workload> World<W> {
         self.wires.recorded.push_back((id, epoch, message.clone()));
     }
 
+    /// Where the generator of what happens on the way from one machine to another is.
+    pub(crate) const fn link(&self, from: usize, to: usize) -> usize {
+        from * self.machines.len() + to
+    }
+
     const fn delay_max(&self) -> u64 {
         if self.healed { 1_000 } else { self.profile.delay_max }
     }
 
     pub(crate) fn arrive(&mut self, id: u64, epoch: u64, message: PeerMessage) {
-        let Some(connection) = self.wires.get_mut(id) else { return };
+        let Some(connection) = self.wires.get_mut(id) else {
+            return self.voided(id);
+        };
         connection.on_the_way = connection.on_the_way.saturating_sub(1);
         if connection.dead {
-            return;
+            return self.voided(id);
         }
         let (from, to) = (connection.from, connection.to);
         let alive =
             self.machines[to].life == connection.lives.1 && self.machines[to].process.is_some();
         if !alive || self.wires.is_blocked(from, to) {
-            self.cut(id);
-            return;
+            self.voided(id);
+            return self.cut(id);
         }
         let from = self.machines[from].node();
         let Some(process) = self.process(to) else { return };
@@ -311,13 +334,22 @@ impl<W: Workload> World<W> {
         self.wake(to, Input::Message { from, epoch, message });
     }
 
+    /// A message that came out of this connection now reaches nobody.
+    fn voided(&mut self, id: u64) {
+        if let Some(tape) = &mut self.tape {
+            tape.void(self.now, id);
+        }
+    }
+
     /// Nothing more comes through; the caller notices after a while.
     pub(crate) fn cut(&mut self, id: u64) {
-        let delay = 1_000 + self.network.below(300_000);
         if let Some(connection) = self.wires.get_mut(id)
             && !connection.dead
         {
             connection.dead = true;
+            let (from, to) = (connection.from, connection.to);
+            let link = self.link(from, to);
+            let delay = 1_000 + self.links[link].below(300_000);
             self.later(delay, Happening::Broken(id));
         }
     }
@@ -330,7 +362,8 @@ impl<W: Workload> World<W> {
         }
         // A reset and a refused reconnect: the process is gone.
         let refused = self.machines[to].process.is_none() && !self.wires.is_blocked(from, to);
-        let hint = refused && stream == Stream::Control && self.network.chance(1, 2);
+        let link = self.link(from, to);
+        let hint = refused && stream == Stream::Control && self.links[link].chance(1, 2);
         let node = self.machines[to].node();
         self.wake(from, Input::Disconnected { node, stream, hint });
     }

@@ -17,6 +17,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 use crate::audit::AtRest;
 use crate::disk::Crash;
 use crate::profile::{DRIFT_MAX_PPM, pick};
+use crate::story::Kind;
 use crate::workload::Workload;
 use crate::world::{Happening, World};
 
@@ -82,7 +83,7 @@ impl<W: Workload> World<W> {
     pub(crate) fn wipe(&mut self, machine: usize) {
         self.doom(machine);
         if self.machines[machine].process.is_some() {
-            let power = Crash::Power(self.disks.next_u64());
+            let power = Crash::Power(self.faults.next_u64());
             self.crash(machine, power, u64::MAX);
         }
         // What it had acknowledged may still be counted when its last messages arrive.
@@ -110,6 +111,7 @@ impl<W: Workload> World<W> {
     /// folder.
     pub(crate) fn removed(&mut self, machine: usize) {
         self.marks.hit("ended: removed");
+        self.draw_for(Kind::Consequence(machine));
         let again = self.faults.chance(1, 3) && !self.healed;
         let down = if again { self.faults.below(300_000) } else { u64::MAX };
         self.crash(machine, Crash::Process, down);
@@ -158,10 +160,13 @@ impl<W: Workload> World<W> {
     pub(crate) fn operate(&mut self) {
         self.poll_operator();
         self.forget_replaced();
-        if self.faults.chance(self.profile.transfer, 1000) {
+        if self.strikes(Kind::Transfer, self.profile.transfer) {
             let target = self.any_member();
+            let whom = target.map_or_else(|| "anybody".to_owned(), |node| self.name(node));
+            self.tell(Kind::Transfer, format!("leadership is to go to {whom}"));
             self.ask_admin(Admin::Transfer(target));
         }
+        self.draw_for(Kind::Consequence(0));
         if let Some((machine, node)) = self.operator.doomed {
             // Somebody looks after it sooner or later.
             if self.operator.refuses && self.faults.chance(1, 20) {
@@ -170,7 +175,7 @@ impl<W: Workload> World<W> {
                 self.replace(machine, node);
             }
         }
-        if self.faults.chance(self.profile.change, 1000) {
+        if self.strikes(Kind::Change, self.profile.change) {
             let times = if self.faults.chance(1, 3) { 1 + self.faults.below(3) } else { 1 };
             for _ in 0..times {
                 self.change();
@@ -239,16 +244,16 @@ impl<W: Workload> World<W> {
             (0..=2, ..) if !outside.is_empty() => {
                 let machine = outside[pick(&mut self.faults, outside.len())];
                 let voter = self.faults.chance(2, 3);
+                let what = if voter { "voter" } else { "learner" };
+                self.tell(Kind::Change, format!("n{} is to be added as a {what}", machine + 1));
                 self.ask_add(machine, voter);
             }
-            (3, _, Some(learner)) => {
-                self.ask_admin(Admin::Membership(vec![MembershipStep::Promote(learner)]));
-            }
+            (3, _, Some(learner)) => self.ask_steps(vec![MembershipStep::Promote(learner)]),
             (4, Some(voter), _) if shrinks => {
-                self.ask_admin(Admin::Membership(vec![MembershipStep::Demote(voter)]));
+                self.ask_steps(vec![MembershipStep::Demote(voter)]);
             }
             (5, Some(voter), _) if shrinks => {
-                self.ask_admin(Admin::Membership(vec![MembershipStep::Remove(voter)]));
+                self.ask_steps(vec![MembershipStep::Remove(voter)]);
             }
             // Two at once: only a joint configuration makes that safe.
             (6..=7, Some(voter), Some(learner)) if shrinks => {
@@ -257,19 +262,44 @@ impl<W: Workload> World<W> {
                 } else {
                     MembershipStep::Demote(voter)
                 };
-                let steps = vec![MembershipStep::Promote(learner), leaves];
-                self.ask_admin(Admin::Membership(steps));
+                self.ask_steps(vec![MembershipStep::Promote(learner), leaves]);
             }
             (8, _, Some(learner)) if self.profile.shrink => {
-                self.ask_admin(Admin::Membership(vec![MembershipStep::Remove(learner)]));
+                self.ask_steps(vec![MembershipStep::Remove(learner)]);
             }
             _ if self.profile.lease => {
                 let on = self.faults.chance(3, 4);
-                let step = MembershipStep::SetLease(on.then(lease));
-                self.ask_admin(Admin::Membership(vec![step]));
+                self.ask_steps(vec![MembershipStep::SetLease(on.then(lease))]);
             }
             _ => {}
         }
+    }
+
+    fn ask_steps(&mut self, steps: Vec<MembershipStep>) {
+        let what: Vec<String> = steps
+            .iter()
+            .map(|step| match step {
+                MembershipStep::Promote(node) => format!("{} is to be promoted", self.name(*node)),
+                MembershipStep::Demote(node) => format!("{} is to be demoted", self.name(*node)),
+                MembershipStep::Remove(node) => format!("{} is to be removed", self.name(*node)),
+                MembershipStep::SetLease(Some(_)) => "leases are to be on".to_owned(),
+                MembershipStep::SetLease(None) => "leases are to be off".to_owned(),
+                MembershipStep::AddLearner { node, .. } => {
+                    format!("{} is to be added", self.name(*node))
+                }
+                MembershipStep::Update { node, .. } => {
+                    format!("{} is to be known otherwise", self.name(*node))
+                }
+            })
+            .collect();
+        self.tell(Kind::Change, what.join(", "));
+        self.ask_admin(Admin::Membership(steps));
+    }
+
+    /// The machine of a node, for people.
+    fn name(&self, node: NodeId) -> String {
+        let machine = self.nodes.get(&node);
+        machine.map_or_else(|| node.to_string(), |machine| format!("n{}", machine + 1))
     }
 
     fn ask_admin(&mut self, admin: Admin) {

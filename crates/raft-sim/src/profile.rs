@@ -1,9 +1,12 @@
 //! What one seed draws: the cluster, its settings, and which faults it suffers how often (a "swarm": most seeds
 //! have only some kinds of faults, so that each kind also meets a system that is otherwise well).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use raft_core::Rng;
+
+use crate::faults::FaultClass;
 
 /// What a caller may fix; the seed decides the rest.
 #[derive(Clone, Debug)]
@@ -15,11 +18,25 @@ pub struct Options {
     /// Of how many commits it is checked on the disks themselves that a quorum holds them: one in this many. Zero
     /// for none.
     pub audit_every: u64,
+    /// The classes of faults; those that the seed draws when `None`.
+    pub faults: Option<BTreeSet<FaultClass>>,
+    /// Only the faults with these numbers happen, of those that the seed draws; all of them when `None`
+    /// ([`Fault::number`](crate::Fault::number)).
+    pub only: Option<BTreeSet<u64>>,
+    /// Keep what a picture of the run is made of ([`picture`](crate::picture())).
+    pub record: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { members: None, faulty: Duration::from_secs(5), audit_every: 1000 }
+        Self {
+            members: None,
+            faulty: Duration::from_secs(5),
+            audit_every: 1000,
+            faults: None,
+            only: None,
+            record: false,
+        }
     }
 }
 
@@ -132,7 +149,7 @@ impl Profile {
         Self::draw(&mut Rng::new(seed).split(1), options)
     }
 
-    pub(crate) fn draw(rng: &mut Rng, options: &Options) -> Self {
+    fn draw(rng: &mut Rng, options: &Options) -> Self {
         let (mut more, mut third) = (rng.split(7), rng.split(8));
         let mut rate = |max: u64| if rng.chance(1, 2) { 1 + rng.below(max) } else { 0 };
         let (loss, duplication, reordering) = (rate(50), rate(50), rate(100));
@@ -146,8 +163,6 @@ impl Profile {
         let (mut wipe, mut rot) = (seldom(10), seldom(10));
         let mut page_tears = seldom(2) > 0;
         let (mut transfer, replay) = (seldom(20), seldom(30));
-        let mut fourth = rng.split(9);
-        let rot_entries = if members > 2 && fourth.chance(1, 3) { 1 + fourth.below(8) } else { 0 };
         let hunt = seldom(4) > 0;
         let mut change = if more.chance(1, 2) { 5 + more.below(60) } else { 0 };
         let shrink = change > 0 && more.chance(1, 2);
@@ -178,7 +193,7 @@ impl Profile {
         // Every checkpoint writes the last segment anew, and looks through the files of all others.
         let store_segment_bytes = if often { 4096 } else { store_segment_bytes };
         let quiet = change == 0 && wipe + rot == 0 && !page_tears;
-        Self {
+        let mut profile = Self {
             members,
             very_late: if third.chance(1, 3) { 200 } else { 0 },
             power_follows: third.chance(1, 2),
@@ -209,7 +224,7 @@ impl Profile {
             full,
             wipe,
             rot,
-            rot_entries,
+            rot_entries: 0,
             page_tears,
             clock,
             drift_ppm: [1_000, 10_000, DRIFT_MAX_PPM][pick(&mut more, 3)],
@@ -225,6 +240,29 @@ impl Profile {
             keys: [1, 4, 50][pick(rng, 3)],
             value_bytes: [8, 100, 4000][pick(rng, 3)],
             think_max: [1_000, 20_000, 100_000][pick(rng, 3)],
+        };
+        // Drawn last, so that nothing else is drawn otherwise.
+        let mut fourth = rng.split(9);
+        if profile.members > 2 && !profile.shrink && fourth.chance(1, 3) {
+            profile.rot_entries = 1 + fourth.below(8);
+        }
+        profile.bound_checkpoints();
+        if let Some(faults) = &options.faults {
+            profile.restrict(faults);
+        }
+        profile
+    }
+
+    /// A checkpoint costs what the whole state does, so that taking one after every entry is quadratic in the writes:
+    /// one such seed took 75 s and 2.2 GB. The more often it is done, the less the clients write.
+    fn bound_checkpoints(&mut self) {
+        match self.checkpoints.iter().map(|(entries, _)| *entries).min() {
+            Some(0..=1) => {
+                self.clients = self.clients.min(4);
+                self.think_max = 100_000;
+            }
+            Some(2..=10) => self.think_max = self.think_max.max(20_000),
+            Some(_) | None => {}
         }
     }
 }

@@ -10,6 +10,7 @@ use raft_core::{Digest, EntryId, NodeId};
 use crate::disk::{Crash, SimDisk};
 use crate::process::DIR;
 use crate::profile::pick;
+use crate::story::Kind;
 use crate::workload::Workload;
 use crate::world::World;
 
@@ -20,8 +21,7 @@ impl<W: Workload> World<W> {
     /// All machines lose power at once, and before they start again bits have rotted in the logs of some of them: whoever misses
     /// entries gets them from the others, before anybody can lead.
     pub(crate) fn rot_entries(&mut self) {
-        let rate = self.profile.rot_entries;
-        if rate == 0 || !self.disks.chance(rate, 1000) || self.operator.is_busy() {
+        if self.operator.is_busy() {
             return;
         }
         let Some(raft) = self.leader().and_then(|leader| self.raft(leader)) else { return };
@@ -38,15 +38,15 @@ impl<W: Workload> World<W> {
         for machine in 0..self.machines.len() {
             if self.machines[machine].process.is_some() {
                 let (power, down) =
-                    (Crash::Power(self.disks.next_u64()), self.disks.below(200_000));
+                    (Crash::Power(self.faults.next_u64()), self.faults.below(200_000));
                 self.crash(machine, power, down);
             }
         }
         let mut damaged = BTreeSet::new();
-        for _ in 0..=self.disks.below(FLIPS) {
-            let machine = machines[pick(&mut self.disks, machines.len())];
+        for _ in 0..=self.faults.below(FLIPS) {
+            let machine = machines[pick(&mut self.faults, machines.len())];
             let Some((path, offset)) = self.draw_place(machine) else { continue };
-            let mask = 1 << pick(&mut self.disks, 8);
+            let mask = 1 << pick(&mut self.faults, 8);
             self.machines[machine].disk.flip(&path, offset, mask);
             if self.is_repairable(&machines) {
                 damaged.insert(machine);
@@ -54,6 +54,7 @@ impl<W: Workload> World<W> {
                 self.machines[machine].disk.flip(&path, offset, mask);
             }
         }
+        self.tell(Kind::Rot, format!("power fails everywhere, and the logs of {damaged:?} rot"));
         match damaged.len() {
             0 => {}
             1 => self.marks.hit("the log of a member rots"),
@@ -72,12 +73,12 @@ impl<W: Workload> World<W> {
         if logs.is_empty() {
             return None;
         }
-        let (path, len) = &logs[pick(&mut self.disks, logs.len())];
+        let (path, len) = &logs[pick(&mut self.faults, logs.len())];
         let near = (*len - 4096).min(12 << 10);
-        let offset = if self.disks.chance(2, 3) {
-            4096 + self.disks.below(near)
+        let offset = if self.faults.chance(2, 3) {
+            4096 + self.faults.below(near)
         } else {
-            *len - 1 - self.disks.below(near)
+            *len - 1 - self.faults.below(near)
         };
         Some((path.clone(), offset))
     }

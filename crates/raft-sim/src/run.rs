@@ -1,5 +1,7 @@
 //! One seed from beginning to end.
 
+use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -8,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::kv::KeyValue;
 use crate::marks::Marks;
 use crate::profile::{Options, Profile};
+use crate::story::Fault;
 use crate::workload::Workload;
 use crate::world::World;
 
@@ -18,6 +21,8 @@ pub struct Report {
     pub trace: u64,
     /// Happenings.
     pub events: u64,
+    /// Faults that befell it, what disturbs single messages counted once for each half of a second.
+    pub faults: u64,
     /// Writes that clients were told are done.
     pub acked: u64,
     /// Linearizable reads and barriers that were answered.
@@ -38,6 +43,7 @@ impl Report {
     /// Adds another run.
     pub fn add(&mut self, other: &Self) {
         self.events += other.events;
+        self.faults += other.faults;
         self.acked += other.acked;
         self.reads += other.reads;
         self.unknown += other.unknown;
@@ -46,6 +52,21 @@ impl Report {
         self.micros += other.micros;
         self.marks.add(&other.marks);
     }
+
+    fn of<W: Workload>(world: &World<W>) -> Self {
+        Self {
+            trace: world.digest(),
+            events: world.events,
+            faults: world.story.len() as u64,
+            acked: world.oracle.acked,
+            reads: world.oracle.reads,
+            unknown: world.oracle.unknown,
+            crashes: world.crashes,
+            terms: world.oracle.term().0,
+            micros: world.now,
+            marks: world.marks.clone(),
+        }
+    }
 }
 
 /// A seed that fails.
@@ -53,18 +74,78 @@ impl Report {
 pub struct Failure {
     /// The seed.
     pub seed: u64,
+    /// What was fixed besides it.
+    pub options: Options,
     /// What was violated.
     pub what: String,
+    /// The faults that befell it until then, in order.
+    pub faults: Vec<Fault>,
     /// What the seed drew.
     pub profile: Profile,
+    /// What had happened until then.
+    pub report: Report,
     /// How to see it again.
     pub again: String,
 }
 
+impl Failure {
+    /// What was violated, without what differs from run to run: `I10`, `L1`, or a few words.
+    #[must_use]
+    pub fn rule(&self) -> String {
+        let first = self.what.lines().next().unwrap_or_default();
+        let name = first.split(':').next().unwrap_or_default();
+        let says = |word: &&str| !word.contains(|c: char| c.is_ascii_digit());
+        if name.len() <= 3 {
+            return name.to_owned();
+        }
+        let words: Vec<&str> = name.split_whitespace().filter(says).take(6).collect();
+        words.join(" ")
+    }
+
+    /// The arguments of `rusty-raft sim` that run it again, with the same faults.
+    #[must_use]
+    pub fn arguments(&self) -> String {
+        arguments(self.seed, &self.options)
+    }
+}
+
+fn arguments(seed: u64, options: &Options) -> String {
+    let mut text = format!("--seed {seed}");
+    if let Some(members) = options.members {
+        text += &format!(" --nodes {members}");
+    }
+    if options.faulty != Options::default().faulty {
+        text += &format!(" --seconds {}", options.faulty.as_secs());
+    }
+    if let Some(faults) = &options.faults {
+        let names: Vec<&str> = faults.iter().map(|class| class.name()).collect();
+        let names = if names.is_empty() { "none".to_owned() } else { names.join(",") };
+        text += &format!(" --faults {names}");
+    }
+    if let Some(only) = &options.only {
+        text += &format!(" --only {}", numbers(only));
+    }
+    text
+}
+
+/// Numbers of faults as `--only` takes them.
+fn numbers(only: &BTreeSet<u64>) -> String {
+    if only.is_empty() {
+        return "none".to_owned();
+    }
+    only.iter().map(u64::to_string).collect::<Vec<_>>().join(",")
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, what, profile, again } = self;
-        write!(f, "seed {seed} fails: {what}\n    {profile:?}\n    again with: {again}")
+        let Self { seed, what, profile, report, faults, again, .. } = self;
+        let (seconds, micros) = (report.micros / 1_000_000, report.micros % 1_000_000);
+        let count = faults.len();
+        write!(
+            f,
+            "seed {seed} fails at {seconds}.{micros:06} s, after {count} faults: {what}\n    {profile:?}\n    again \
+             with: {again}"
+        )
     }
 }
 
@@ -77,7 +158,8 @@ impl std::error::Error for Failure {}
 /// What was violated, with the command to see it again.
 pub fn run(seed: u64, options: &Options) -> Result<Report, Box<Failure>> {
     run_with(seed, options, KeyValue::new).map_err(|failure| {
-        let again = format!("cargo run -p rusty-raft-sim --example sim -- --seeds {seed}");
+        let arguments = failure.arguments();
+        let again = format!("cargo run --release --bin rusty-raft -- sim {arguments}");
         Box::new(Failure { again, ..*failure })
     })
 }
@@ -92,17 +174,44 @@ pub fn run_with<W: Workload>(
     options: &Options,
     load: impl FnOnce(&Profile) -> W,
 ) -> Result<Report, Box<Failure>> {
-    let run = || run_to_the_end(World::new(seed, options, load));
-    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+    let (mut world, outcome) = watch(seed, options, load);
+    let report = Report::of(&world);
+    let Err(what) = outcome else { return Ok(report) };
+    Err(Box::new(Failure {
+        seed,
+        options: options.clone(),
+        what,
+        faults: std::mem::take(&mut world.story),
+        profile: world.profile.clone(),
+        report,
+        again: format!("raft_sim::run_with({seed}, ...)"),
+    }))
+}
+
+/// Runs one seed and keeps its world as it is at the end or where it failed.
+pub(crate) fn watch<W: Workload>(
+    seed: u64,
+    options: &Options,
+    load: impl FnOnce(&Profile) -> W,
+) -> (World<W>, Result<(), String>) {
+    let mut world = World::new(seed, options, load);
+    let outcome = catch_unwind(AssertUnwindSafe(|| run_to_the_end(&mut world)));
+    NOW.set(None);
+    let outcome = outcome.map_err(|panic| {
         let what = panic
             .downcast_ref::<String>()
             .map(String::as_str)
             .or_else(|| panic.downcast_ref::<&str>().copied())
             .unwrap_or("a panic without text");
-        let profile = Profile::of(seed, options);
-        let again = format!("raft_sim::run_with({seed}, ...)");
-        Box::new(Failure { seed, what: what.to_owned(), profile, again })
-    })
+        what.to_owned()
+    });
+    (world, outcome)
+}
+
+/// The faults of a run, in order, whether it fails or not.
+#[must_use]
+pub fn faults_of(seed: u64, options: &Options) -> Vec<Fault> {
+    watch(seed, options, KeyValue::new).0.story
 }
 
 /// Runs these seeds as [`run_with`] does, on all processors, the first one twice: equal seeds must be equal runs.
@@ -137,7 +246,7 @@ pub fn survive<W: Workload>(seeds: Range<u64>, load: impl Fn(&Profile) -> W + Sy
     })
 }
 
-fn run_to_the_end<W: Workload>(mut world: World<W>) -> Report {
+fn run_to_the_end<W: Workload>(world: &mut World<W>) {
     let faulty = u64::try_from(world.options.faulty.as_micros()).unwrap_or(u64::MAX);
     let mut at = 0;
     while at < faulty {
@@ -147,15 +256,15 @@ fn run_to_the_end<W: Workload>(mut world: World<W>) -> Report {
     }
     world.demand_progress();
     world.load.end(&mut world.marks);
-    Report {
-        trace: world.digest(),
-        events: world.events,
-        acked: world.oracle.acked,
-        reads: world.oracle.reads,
-        unknown: world.oracle.unknown,
-        crashes: world.crashes,
-        terms: world.oracle.term().0,
-        micros: world.now,
-        marks: world.marks,
-    }
+}
+
+thread_local! {
+    /// The virtual time of the run of this thread, for what its members log.
+    pub(crate) static NOW: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// The virtual time, in microseconds, of the run that goes on in this thread.
+#[must_use]
+pub fn virtual_time() -> Option<u64> {
+    NOW.get()
 }

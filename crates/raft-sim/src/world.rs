@@ -20,6 +20,9 @@ use crate::network::Wires;
 use crate::operator::Operator;
 use crate::process::{Machine, Process, Sent};
 use crate::profile::{Options, Profile, pick};
+use crate::run::NOW;
+use crate::story::{Fault, Kind, Noise};
+use crate::tape::{State, Tape};
 use crate::workload::Workload;
 
 /// What happens at some moment. The number of a machine comes with the life of the process that is meant.
@@ -57,6 +60,8 @@ pub(crate) enum Happening {
     ClockRuns(usize, u64),
     /// Faults are drawn.
     Chaos,
+    /// It is drawn anew what disturbs single messages and pieces of work.
+    Noise,
     /// A client asks, or looks for its answer.
     Client(usize),
 }
@@ -79,11 +84,19 @@ pub(crate) struct World<W: Workload> {
     /// What they ask, and what must be answered.
     pub(crate) load: W,
     pub(crate) oracle: Oracle,
-    pub(crate) network: Rng,
-    pub(crate) disks: Rng,
+    /// What happens to messages, of each pair of machines.
+    pub(crate) links: Vec<Rng>,
+    /// How long work takes, on each machine.
+    pub(crate) paces: Vec<Rng>,
+    /// Of the fault that is being drawn, made of `fault_seed` and its number.
     pub(crate) faults: Rng,
-    pub(crate) workload: Rng,
+    pub(crate) fault_seed: u64,
+    pub(crate) noise: Noise,
     pub(crate) audits: Rng,
+    /// The faults that befell this run so far.
+    pub(crate) story: Vec<Fault>,
+    /// What a picture is made of, when one is wanted.
+    pub(crate) tape: Option<Box<Tape>>,
     /// No faults from now on.
     pub(crate) healed: bool,
     /// Machines that have ever belonged to the cluster.
@@ -106,7 +119,7 @@ pub(crate) struct World<W: Workload> {
 impl<W: Workload> World<W> {
     pub(crate) fn new(seed: u64, options: &Options, load: impl FnOnce(&Profile) -> W) -> Self {
         let mut rng = Rng::new(seed);
-        let profile = Profile::draw(&mut rng.split(1), options);
+        let profile = Profile::of(seed, options);
         let load = load(&profile);
         let mut machines = Vec::new();
         let mut nodes = BTreeMap::new();
@@ -115,22 +128,27 @@ impl<W: Workload> World<W> {
             nodes.insert(machine.node(), machines.len());
             machines.push(machine);
         }
+        let (mut network, mut paces, mut workload) = (rng.split(2), rng.split(3), rng.split(5));
+        let count = profile.members + profile.spares;
         let mut world = Self {
             options: options.clone(),
             now: 0,
             agenda: BTreeMap::new(),
             sequence: 0,
-            machines,
             nodes,
             wires: Wires::default(),
-            clients: (0..profile.clients).map(|_| Client::default()).collect(),
+            clients: (0..profile.clients).map(|nth| Client::new(workload.split(nth))).collect(),
             load,
             oracle: Oracle::default(),
-            network: rng.split(2),
-            disks: rng.split(3),
-            faults: rng.split(4),
-            workload: rng.split(5),
+            links: (0..count * count).map(|nth| network.split(nth)).collect(),
+            paces: (0..count).map(|nth| paces.split(nth)).collect(),
+            faults: Rng::new(0),
+            fault_seed: rng.split(4).next_u64(),
+            noise: Noise::default(),
             audits: rng.split(6),
+            story: Vec::new(),
+            tape: options.record.then(|| Box::new(Tape::new(machines.len()))),
+            machines,
             healed: false,
             formed: BTreeSet::new(),
             absent: BTreeSet::new(),
@@ -145,9 +163,10 @@ impl<W: Workload> World<W> {
             profile,
         };
         for machine in 0..world.machines.len() {
-            let delay = world.faults.below(100_000);
+            let delay = world.paces[machine].below(100_000);
             world.later(delay, Happening::Start(machine));
         }
+        world.draw_noise();
         for client in 0..world.clients.len() {
             world.later(100_000, Happening::Client(client));
         }
@@ -177,6 +196,7 @@ impl<W: Workload> World<W> {
             }
             let ((at, _), happening) = next.remove_entry();
             self.now = self.now.max(at);
+            NOW.set(Some(self.now));
             self.events += 1;
             self.happen(happening);
         }
@@ -202,6 +222,7 @@ impl<W: Workload> World<W> {
             | Happening::Space(_)
             | Happening::ClockRuns(..)
             | Happening::Chaos
+            | Happening::Noise
             | Happening::Client(_) => None,
         };
         if let Some((machine, life)) = meant {
@@ -231,7 +252,7 @@ impl<W: Workload> World<W> {
             Happening::Restart(machine) => self.restart(machine),
             Happening::PowerLoss(machine) => self.lose_power(machine),
             Happening::Start(machine) => self.start(machine),
-            Happening::Resume(machine) => self.machines[machine].paused = false,
+            Happening::Resume(machine) => self.resume(machine),
             Happening::Heal => self.partition_ends(),
             Happening::Space(machine) => self.machines[machine].disk.set_capacity(None),
             Happening::ClockRuns(machine, rate) => {
@@ -240,6 +261,7 @@ impl<W: Workload> World<W> {
                 self.later(0, Happening::Turn(machine, life));
             }
             Happening::Chaos => self.chaos(),
+            Happening::Noise => self.draw_noise(),
             Happening::Client(client) => self.client(client),
         }
     }
@@ -264,11 +286,20 @@ impl<W: Workload> World<W> {
             return;
         }
         // Sometimes the machine stops again in the middle of its recovery.
-        if !self.healed && self.faults.chance(self.profile.crash + self.profile.power, 1000) {
+        let again = Kind::Recovery(machine);
+        if !self.healed && self.strikes(again, self.profile.crash + self.profile.power) {
             let crash = self.draw_crash();
-            let operations = self.disks.below(30);
+            let operations = self.faults.below(30);
             self.machines[machine].disk.set_fuse(Some(operations));
             self.fuses.insert(machine, crash);
+            let stops = stops(crash);
+            self.tell(
+                again,
+                format!(
+                    "n{} starts and {stops} after {operations} operations of its disk",
+                    machine + 1
+                ),
+            );
         }
         let (profile, now) = (self.profile.clone(), self.now);
         let state = self.load.machine();
@@ -287,6 +318,9 @@ impl<W: Workload> World<W> {
             }
             self.oracle.started(raft);
         }
+        if let Some(tape) = &mut self.tape {
+            tape.state(self.now, machine, State::Up);
+        }
         let life = self.machines[machine].life;
         self.turn(machine);
         self.later(0, Happening::Dial(machine, life));
@@ -299,7 +333,8 @@ impl<W: Workload> World<W> {
             // Somebody cycles power.
             self.marks.hit("start refused: read-only file system");
             self.failing.remove(&machine);
-            let (crash, down) = (Crash::Power(self.disks.next_u64()), self.faults.below(300_000));
+            self.draw_for(Kind::Consequence(machine));
+            let (crash, down) = (Crash::Power(self.faults.next_u64()), self.faults.below(300_000));
             return self.crash(machine, crash, down);
         }
         if self.is_doomed(machine) {
@@ -317,8 +352,28 @@ impl<W: Workload> World<W> {
         );
         self.marks.hit(if full { "start refused: full disk" } else { "start refused: sync" });
         self.failing.remove(&machine);
+        self.crash_by_itself(machine);
+    }
+
+    /// A process that ended by itself is started again soon.
+    fn crash_by_itself(&mut self, machine: usize) {
+        self.draw_for(Kind::Consequence(machine));
         let down = self.faults.below(300_000);
         self.crash(machine, Crash::Process, down);
+    }
+
+    pub(crate) fn pause(&mut self, machine: usize) {
+        self.machines[machine].paused = true;
+        if let Some(tape) = &mut self.tape {
+            tape.state(self.now, machine, State::Paused);
+        }
+    }
+
+    pub(crate) fn resume(&mut self, machine: usize) {
+        let paused = std::mem::take(&mut self.machines[machine].paused);
+        if let Some(tape) = self.tape.as_mut().filter(|_| paused) {
+            tape.state(self.now, machine, State::Up);
+        }
     }
 
     pub(crate) fn is_full(&self, machine: usize) -> bool {
@@ -339,6 +394,9 @@ impl<W: Workload> World<W> {
         }
         self.machines[machine].process = None;
         self.machines[machine].paused = false;
+        if let Some(tape) = &mut self.tape {
+            tape.state(self.now, machine, State::Down(crash));
+        }
         if matches!(crash, Crash::Power(_)) && self.profile.page_tears && !self.healed {
             // A batch of which nobody can say whether it was synced ends a member: no more of them than may go.
             let tears = self.may_damage(machine);
@@ -353,14 +411,16 @@ impl<W: Workload> World<W> {
         for id in self.wires.of(machine) {
             let Some(connection) = self.wires.get_mut(id) else { continue };
             connection.dead = true;
-            if connection.from == machine {
+            let (from, to) = (connection.from, connection.to);
+            if from == machine {
                 self.wires.close(id);
                 continue;
             }
             // A dead process answers with a reset at once; a dead machine not at all.
+            let link = self.link(from, to);
             let delay = match crash {
-                Crash::Process => 100 + self.network.below(3_000),
-                Crash::Power(_) => 200_000 + self.network.below(500_000),
+                Crash::Process => 100 + self.links[link].below(3_000),
+                Crash::Power(_) => 200_000 + self.links[link].below(500_000),
             };
             self.later(delay, Happening::Broken(id));
         }
@@ -372,6 +432,7 @@ impl<W: Workload> World<W> {
     /// The fuse of a machine has blown: its process died at that operation.
     fn blown(&mut self, machine: usize) {
         let crash = self.fuses.remove(&machine).unwrap_or(Crash::Process);
+        self.draw_for(Kind::Consequence(machine));
         let down = self.faults.below(500_000);
         self.crash(machine, crash, down);
     }
@@ -380,15 +441,16 @@ impl<W: Workload> World<W> {
 
     /// Something waits for the driver: it will have a turn soon, with whatever else comes until then.
     pub(crate) fn wake(&mut self, machine: usize, input: Input<W::Machine>) {
-        let life = self.machines[machine].life;
-        let Some(process) = self.process(machine) else { return };
+        let Self { machines, paces, .. } = self;
+        let life = machines[machine].life;
+        let Some(process) = machines[machine].process.as_mut() else { return };
         if matches!(input, Input::Apply(ApplyCompletion::Applied(_))) && !process.waits_for_apply {
             process.unheard = Some(input);
             return;
         }
         process.inbox.push(input);
         if process.inbox.len() == 1 {
-            let delay = 1 + self.workload.below(30);
+            let delay = 1 + paces[machine].below(30);
             self.later(delay, Happening::Turn(machine, life));
         }
     }
@@ -490,16 +552,14 @@ impl<W: Workload> World<W> {
             Err(NodeError::DiskLatched { .. }) if failing => {
                 self.marks.hit("ended: disk latched");
                 self.failing.remove(&machine);
-                let down = self.faults.below(300_000);
-                self.crash(machine, Crash::Process, down);
+                self.crash_by_itself(machine);
             }
             // Without space for its first segment a node cannot become a member.
             Err(NodeError::DiskLatched { .. })
                 if self.is_full(machine) && !self.is_formed(machine) =>
             {
                 self.marks.hit("ended: no space for the first segment");
-                let down = self.faults.below(300_000);
-                self.crash(machine, Crash::Process, down);
+                self.crash_by_itself(machine);
             }
             Err(NodeError::Removed) => self.removed(machine),
             // Nobody has what is damaged: it is replaced.
@@ -534,9 +594,9 @@ impl<W: Workload> World<W> {
 
     /// Sends the workers to work that have something to do.
     fn plan_work(&mut self, machine: usize, life: u64) {
-        let disk = self.disk_delay();
-        let slow = self.disk_delay();
-        let apply = 1 + self.workload.below(200);
+        let disk = self.disk_delay(machine);
+        let slow = self.disk_delay(machine);
+        let apply = 1 + self.paces[machine].below(200);
         let Some(process) = self.process(machine) else { return };
         let mut planned = Vec::new();
         if !process.log_busy && !process.log_queue.is_empty() {
@@ -556,14 +616,15 @@ impl<W: Workload> World<W> {
         }
     }
 
-    fn disk_delay(&mut self) -> u64 {
+    fn disk_delay(&mut self, machine: usize) -> u64 {
+        let pace = &mut self.paces[machine];
         if self.healed {
-            return 50 + self.disks.below(500);
+            return 50 + pace.below(500);
         }
-        if self.disks.chance(self.profile.disk_stall, 1000) {
-            return self.disks.below(2_000_000);
+        if pace.chance(self.profile.disk_stall, 1000) && self.noise.stall {
+            return pace.below(2_000_000);
         }
-        20 + self.disks.below(self.profile.disk_max)
+        20 + pace.below(self.profile.disk_max)
     }
 
     fn work_log(&mut self, machine: usize) {
@@ -612,7 +673,7 @@ impl<W: Workload> World<W> {
 
     fn work_apply(&mut self, machine: usize) {
         let life = self.machines[machine].life;
-        let look = self.workload.chance(1, 40);
+        let look = self.paces[machine].chance(1, 40);
         let Some(process) = self.process(machine) else { return };
         let requests = std::mem::take(&mut process.apply_queue);
         process.apply_busy = false;
@@ -655,6 +716,9 @@ impl<W: Workload> World<W> {
         else {
             return;
         };
+        if let Some(tape) = &mut self.tape {
+            tape.role(self.now, machine, raft.role(), raft.current_term(), raft.commit_index());
+        }
         self.check_progress(raft);
         if self.profile.lease {
             self.check_leases();
@@ -727,7 +791,7 @@ impl<W: Workload> World<W> {
     pub(crate) fn draw_crash(&mut self) -> Crash {
         let (crash, power) = (self.profile.crash, self.profile.power);
         if power > 0 && self.faults.below(crash + power) >= crash {
-            Crash::Power(self.disks.next_u64())
+            Crash::Power(self.faults.next_u64())
         } else {
             Crash::Process
         }
@@ -735,5 +799,13 @@ impl<W: Workload> World<W> {
 
     pub(crate) fn any_machine(&mut self) -> usize {
         pick(&mut self.faults, self.machines.len())
+    }
+}
+
+/// How it stops, in a few words.
+pub(crate) const fn stops(crash: Crash) -> &'static str {
+    match crash {
+        Crash::Process => "dies",
+        Crash::Power(_) => "loses power",
     }
 }

@@ -5,14 +5,19 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use bytes::Bytes;
+use raft_kv::proto::etcdserverpb::{CompactionRequest, DeleteRangeRequest};
+use raft_server::proto::etcdserverpb::kv_client::KvClient;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, channel};
 use crate::load::{Fate, Ledger, Load, check_ledger, write};
 use crate::{MEMBERS, Options};
 
 pub(crate) async fn kill_rounds(cluster: &mut Cluster, options: &Options, all: bool) -> Result<()> {
     let mut gaps = Vec::new();
     let mut ledger = Ledger::new();
+    // What was checked and deleted already, as [acknowledged, refused, unknown].
+    let mut swept = [0; 3];
     for round in 0..options.rounds {
         let load = Load::on(cluster.addresses.clone());
         let writers: Vec<_> = (0..options.clients)
@@ -53,21 +58,57 @@ pub(crate) async fn kill_rounds(cluster: &mut Cluster, options: &Options, all: b
             ledger.extend(writer.await?);
         }
         cluster.wait_for_leader().await?;
-        let count = |fate| ledger.values().filter(|f| **f == fate).count();
+        let [acknowledged, refused, unknown] = totals(&ledger, swept);
         println!(
-            "round {round}: member {leader} led; first write {gap} ms after the kill; so far {} acknowledged, {} \
-             refused, {} unknown",
-            count(Fate::Acknowledged),
-            count(Fate::Refused),
-            count(Fate::Unknown)
+            "round {round}: member {leader} led; first write {gap} ms after the kill; so far {acknowledged} \
+             acknowledged, {refused} refused, {unknown} unknown"
         );
+        if options.sweep {
+            check_members(cluster, &ledger).await?;
+            swept = totals(&ledger, swept);
+            ledger.clear();
+            delete_everything(&cluster.addresses[0]).await?;
+        }
     }
     cluster.compare_members().await?;
-    for member in 0..MEMBERS {
-        check_ledger(&cluster.addresses[member], &ledger).await?;
-        println!("member {member}: every acknowledged write is there, no refused one");
-    }
+    check_members(cluster, &ledger).await?;
+    println!("through every member: every acknowledged write is there, no refused one");
     gaps.sort_unstable();
     println!("gaps in ms: median {}, max {}", gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
+    Ok(())
+}
+
+fn totals(ledger: &Ledger, swept: [usize; 3]) -> [usize; 3] {
+    let mut totals = swept;
+    for fate in ledger.values() {
+        let place = match fate {
+            Fate::Acknowledged => 0,
+            Fate::Refused => 1,
+            Fate::Unknown => 2,
+        };
+        totals[place] += 1;
+    }
+    totals
+}
+
+async fn check_members(cluster: &Cluster, ledger: &Ledger) -> Result<()> {
+    for address in &cluster.addresses {
+        check_ledger(address, ledger).await?;
+    }
+    Ok(())
+}
+
+/// Deletes every key, and the history with it.
+async fn delete_everything(address: &str) -> Result<()> {
+    let mut kv = KvClient::new(channel(address).await?);
+    let all = DeleteRangeRequest {
+        key: Bytes::from_static(b"\0"),
+        range_end: Bytes::from_static(b"\0"),
+        ..DeleteRangeRequest::default()
+    };
+    let header = kv.delete_range(all).await?.into_inner().header;
+    let revision = header.map_or(0, |header| header.revision);
+    let compaction = CompactionRequest { revision, ..CompactionRequest::default() };
+    kv.compact(compaction).await?;
     Ok(())
 }

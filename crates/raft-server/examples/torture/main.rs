@@ -41,6 +41,9 @@ struct Options {
     /// Seconds of load a round; the kill comes after half of it.
     #[arg(long, default_value_t = 4)]
     seconds: u64,
+    /// Check each round at once, then delete everything: long runs need no more memory than one round
+    #[arg(long)]
+    sweep: bool,
     /// Writers, each with one write in flight.
     #[arg(long, default_value_t = 16)]
     clients: usize,

@@ -1,4 +1,4 @@
-//! The command line: `node`, `cluster`, `status`, `etcd`, `config`, `bench`, `check`.
+//! The command line: `node`, `cluster`, `status`, `etcd`, `config`, `bench`, `check`, and `sim` where it is built in.
 
 mod bench;
 mod cluster;
@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+#[cfg(feature = "sim")]
+use raft_sim::cli::End;
 
 use crate::config::CLUSTER_MEMBERS_MAX;
 use crate::exit::{self, Exit};
@@ -49,6 +51,8 @@ enum Command {
     Config(ConfigCommand),
     Bench(bench::BenchArgs),
     Check(bench::CheckArgs),
+    #[cfg(feature = "sim")]
+    Sim(raft_sim::cli::Arguments),
 }
 
 /// Run one member of a cluster.
@@ -197,6 +201,12 @@ fn run(command: Command, color: Color) -> ExitCode {
             }
             Command::Bench(args) => bench::run(&args).await,
             Command::Check(args) => bench::check(&args).await,
+            #[cfg(feature = "sim")]
+            Command::Sim(args) => match raft_sim::cli::main(&args, "rusty-raft sim") {
+                End::Fine => Exit::Success,
+                End::Failed => Exit::Failure,
+                End::BadArguments => Exit::BadConfiguration,
+            },
         }
     });
     // Reading standard input cannot be interrupted; nothing else is left to wait for.
