@@ -74,6 +74,12 @@ pub trait Command: Send + Sized + 'static {
     fn feature_level(&self) -> u16 {
         1
     }
+
+    /// Whether it may make the state larger: such commands are refused while the disk has no space for the log's next
+    /// segment. What the last one has left is for the others.
+    fn needs_space(&self) -> bool {
+        true
+    }
 }
 
 /// Where in the log a command stands.

@@ -4,6 +4,8 @@
 //! version 1:  01 | CommandV1 (protobuf, crates/raft-kv/proto/raftkv.proto)
 //! ```
 
+use std::sync::Arc;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use raft_core::{DecodeError, Term};
@@ -21,6 +23,7 @@ use crate::proto::raftkv::{
     AuthEnable, Caller, CommandV1, Downgrade, Expiry, LeaseExpire, LeaseRenew, UserAdd,
     UserChangePassword,
 };
+use crate::store::Picture;
 use crate::store::lease::LeaseState;
 use crate::store::notices;
 
@@ -202,6 +205,10 @@ impl raft_core::Command for Command {
         }
     }
 
+    fn needs_space(&self) -> bool {
+        self.growth() > 0
+    }
+
     fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
         match bytes.first() {
             Some(&VERSION) => {}
@@ -264,6 +271,8 @@ pub enum Query {
     },
     /// Which leases there are.
     Leases,
+    /// Everything, to be read at leisure.
+    Picture,
     /// Whether this lease may be renewed by whoever asks. There need not be one.
     MayRenew(i64),
     /// Whose question it is; nobody's otherwise.
@@ -290,6 +299,8 @@ pub enum Answer {
     Lease(Option<LeaseState>),
     /// To [`Query::Leases`]: their ids in order.
     Leases(Vec<i64>),
+    /// To [`Query::Picture`].
+    Picture(Arc<Picture>),
     /// To [`Query::MayRenew`]: yes. What may not be is refused.
     MayRenew,
 }

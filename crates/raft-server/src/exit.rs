@@ -11,12 +11,14 @@ pub enum Exit {
     /// Ended as asked.
     Success = 0,
     /// What was asked for is not so: `status` found no leader or an unreachable member, no request of `bench` succeeded,
-    /// `check` found fault, a seed of `sim` fails.
+    /// `check` found fault, a seed of `sim` fails, `verify` found damage, `recover` was not told to go on.
     Failure = 1,
     /// The command line or a configuration is wrong. Nothing was written.
     BadConfiguration = 2,
     /// The data folder is refused: locked, of another cluster or member, of a newer format, damaged.
     DataRefused = 65,
+    /// `inspect`, `verify`, `recover`: there is no state folder of a member at this path.
+    NoData = 66,
     /// Another process listens on the address.
     PortInUse = 69,
     /// Writing or syncing failed. Check the disk before starting again.
@@ -31,9 +33,11 @@ pub enum Exit {
 pub const HELP: &str = "\
 Exit codes:
    0  ended as asked
-   1  status: no leader, or a member is unreachable; bench: no request succeeded; check: FAIL; sim: a seed fails
+   1  status: no leader, or a member is unreachable; bench: no request succeeded; check: FAIL; sim: a seed fails;
+      verify: damaged; recover: not done
    2  bad command line or configuration; nothing was written
   65  data folder refused: locked, of another cluster or member, newer format, damaged
+  66  inspect, verify, recover: no state folder of a member
   69  address in use
   74  disk latched: a write or sync failed; check the disk, then start again
   75  restart me: a passing fault (`cluster` does)
@@ -73,6 +77,7 @@ impl Exit {
             0 => Self::Success,
             2 => Self::BadConfiguration,
             65 => Self::DataRefused,
+            66 => Self::NoData,
             69 => Self::PortInUse,
             74 => Self::DiskLatched,
             77 => Self::Removed,
@@ -95,6 +100,7 @@ impl Exit {
             0 => "stopped",
             2 => "bad configuration",
             65 => "data folder refused",
+            66 => "no state folder",
             69 => "address in use",
             74 => "disk latched: check the disk",
             75 => "asks to be restarted",

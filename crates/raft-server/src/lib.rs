@@ -1,5 +1,6 @@
 //! The service `rusty-raft`: an etcd v3 server on the Raft library, and the one binary.
 
+pub mod bbolt;
 pub mod bench;
 pub mod cli;
 pub mod client;
@@ -12,3 +13,4 @@ pub mod logging;
 pub mod metrics;
 pub mod proto;
 pub mod supervisor;
+pub mod tls;

@@ -57,6 +57,9 @@ pub struct Arguments {
     /// Simulated seconds under faults, 1 to 3600.
     #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
+    /// Requests a second of all clients together, about; drawn by each seed when not given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    rate: Option<u64>,
     /// Exactly these classes of faults, or `none`; drawn by each seed when not given. They are loss, duplication,
     /// reordering, replay, reset, partition, crash, power, blackout, pause, clock, stall, sync, journal, full, wipe, rot,
     /// tear, membership and transfer.
@@ -156,6 +159,7 @@ pub fn main(arguments: &Arguments, program: &str) -> End {
     raft_core::mutant::activate(arguments.mutant.unwrap_or_default());
     let options = Options {
         members: arguments.nodes,
+        rate: arguments.rate,
         faulty: Duration::from_secs(arguments.seconds),
         faults: arguments.faults.clone().map(|classes| classes.0),
         only: arguments.only.clone().map(|only| only.0),
@@ -251,8 +255,14 @@ impl Command<'_> {
     /// Failures made small, what happened how often, sums.
     fn end(&self, totals: &Totals, took: Option<Duration>) -> End {
         for (nth, failure) in totals.failures.iter().enumerate() {
+            let (at, before) = (Seconds(failure.report.micros), failure.faults.len());
+            say(&format!(
+                "seed {} fails at {at} after {before} faults: {}",
+                failure.seed, failure.what
+            ));
+            say(&format!("    {:?}", failure.profile));
             let shrinks = nth < SHRUNK_MAX && self.arguments.shrink > 0;
-            let small = if shrinks { self.shrink(failure) } else { None };
+            let small = shrinks.then(|| self.shrink(failure));
             let small = small.as_deref().unwrap_or(failure);
             let again = format!("    again with: {}", self.again(small));
             say(&again);
@@ -281,11 +291,8 @@ impl Command<'_> {
         if bad { End::Failed } else { End::Fine }
     }
 
-    /// Tells how a seed fails, and with how few faults.
-    fn shrink(&self, failure: &Failure) -> Option<Box<Failure>> {
-        let what = first_line(&failure.what);
-        let (at, before) = (Seconds(failure.report.micros), failure.faults.len());
-        say(&format!("seed {} fails at {at} after {before} faults: {what}", failure.seed));
+    /// Tells with how few faults a seed fails.
+    fn shrink(&self, failure: &Failure) -> Box<Failure> {
         let shrunk = shrink(failure, Duration::from_secs(self.arguments.shrink), run);
         let small = shrunk.failure;
         let (count, runs) = (small.faults.len(), shrunk.runs);
@@ -296,7 +303,7 @@ impl Command<'_> {
         }
         let (at, what) = (Seconds(small.report.micros), first_line(&small.what));
         say(&format!("            {at}  fails: {what}"));
-        Some(small)
+        small
     }
 
     fn again(&self, failure: &Failure) -> String {

@@ -28,6 +28,7 @@
 //! in another way, or has clients that remember what they were told, writes a [`Workload`].
 
 mod audit;
+mod bank;
 mod campaign;
 mod check;
 #[cfg(feature = "cli")]

@@ -16,6 +16,11 @@ impl Marks {
         *self.0.entry(name).or_default() += 1;
     }
 
+    /// Counts so many more of this.
+    pub(crate) fn hit_often(&mut self, name: &'static str, count: u64) {
+        *self.0.entry(name).or_default() += count;
+    }
+
     /// Adds what another run hit.
     pub fn add(&mut self, other: &Self) {
         for (name, count) in &other.0 {

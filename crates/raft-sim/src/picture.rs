@@ -6,9 +6,8 @@ use std::collections::BTreeSet;
 use raft_core::{RoleKind, Term};
 
 use crate::disk::Crash;
-use crate::kv::KeyValue;
 use crate::profile::Options;
-use crate::run::watch;
+use crate::run::Watched;
 use crate::tape::{Role, Sent, State, Tape, Topic};
 
 /// Left of where time begins.
@@ -39,17 +38,17 @@ const TERMS: [&str; 6] = ["#2b6cb0", "#2f855a", "#6b46c1", "#b7791f", "#97266d",
 #[must_use]
 pub fn picture(seed: u64, options: &Options, command: &str) -> String {
     let options = Options { record: true, ..options.clone() };
-    let (world, outcome) = watch(seed, &options, KeyValue::new);
-    let Some(tape) = &world.tape else { return String::new() };
-    let drawing = Drawing::new(tape, world.now);
-    let svg = drawing.draw(outcome.is_err());
+    let run = Watched::run(seed, &options);
+    let Some(tape) = &run.tape else { return String::new() };
+    let drawing = Drawing::new(tape, run.now);
+    let svg = drawing.draw(run.outcome.is_err());
     let mut page = String::from(HEAD);
     let mut line = |text: &str| {
         page.push_str(text);
         page.push('\n');
     };
     line(&format!("<title>rusty-raft: seed {seed}</title>\n<h1>Seed {seed}</h1>"));
-    line(&match &outcome {
+    line(&match &run.outcome {
         Ok(()) => "<p>Nothing was violated.</p>".to_owned(),
         Err(what) => format!("<pre class=\"fails\">{}</pre>", escaped(what)),
     });
@@ -58,7 +57,7 @@ pub fn picture(seed: u64, options: &Options, command: &str) -> String {
     let part = if tape.is_cut { "the last part of the run" } else { "the whole run" };
     line(&format!("<p>From {begins} to {ends}: {part}. {LEGEND}</p>"));
     line(&format!("<div class=\"scroll\">{svg}</div>"));
-    let faults: Vec<String> = world.story.iter().map(ToString::to_string).collect();
+    let faults: Vec<String> = run.story.iter().map(ToString::to_string).collect();
     let listed = &faults[..faults.len().min(LISTED_MAX)];
     let more = faults.len() - listed.len();
     let more = if more > 0 { format!("\nand {more} more") } else { String::new() };

@@ -18,6 +18,8 @@ pub struct Options {
     /// Of how many commits it is checked on the disks themselves that a quorum holds them: one in this many. Zero
     /// for none.
     pub audit_every: u64,
+    /// Requests a second of all clients together, about; drawn when `None`. From 1 to 1,000,000.
+    pub rate: Option<u64>,
     /// The classes of faults; those that the seed draws when `None`.
     pub faults: Option<BTreeSet<FaultClass>>,
     /// Only the faults with these numbers happen, of those that the seed draws; all of them when `None`
@@ -33,6 +35,7 @@ impl Default for Options {
             members: None,
             faulty: Duration::from_secs(5),
             audit_every: 1000,
+            rate: None,
             faults: None,
             only: None,
             record: false,
@@ -141,6 +144,8 @@ pub struct Profile {
     pub sticky: bool,
     /// How long a client waits before it gives up and asks for something else.
     pub patience: u64,
+    /// The clients of the store are those of a bank.
+    pub bank: bool,
 }
 
 impl Profile {
@@ -240,6 +245,7 @@ impl Profile {
             keys: [1, 4, 50][pick(rng, 3)],
             value_bytes: [8, 100, 4000][pick(rng, 3)],
             think_max: [1_000, 20_000, 100_000][pick(rng, 3)],
+            bank: rng.chance(1, 3),
         };
         // Drawn last, so that nothing else is drawn otherwise.
         let mut fourth = rng.split(9);
@@ -247,6 +253,11 @@ impl Profile {
             profile.rot_entries = 1 + fourth.below(8);
         }
         profile.bound_checkpoints();
+        if let Some(rate) = options.rate {
+            // One client, who pauses for half of this on average.
+            (profile.clients, profile.quiet_windows) = (1, false);
+            profile.think_max = (2_000_000 / rate.max(1)).max(1);
+        }
         if let Some(faults) = &options.faults {
             profile.restrict(faults);
         }

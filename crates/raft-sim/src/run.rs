@@ -7,10 +7,12 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::bank::Bank;
 use crate::kv::KeyValue;
 use crate::marks::Marks;
 use crate::profile::{Options, Profile};
 use crate::story::Fault;
+use crate::tape::Tape;
 use crate::workload::Workload;
 use crate::world::World;
 
@@ -117,6 +119,9 @@ fn arguments(seed: u64, options: &Options) -> String {
     if options.faulty != Options::default().faulty {
         text += &format!(" --seconds {}", options.faulty.as_secs());
     }
+    if let Some(rate) = options.rate {
+        text += &format!(" --rate {rate}");
+    }
     if let Some(faults) = &options.faults {
         let names: Vec<&str> = faults.iter().map(|class| class.name()).collect();
         let names = if names.is_empty() { "none".to_owned() } else { names.join(",") };
@@ -151,13 +156,18 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Runs one seed with the key-value store: some seconds of virtual time under faults, then none, and progress is
-/// demanded.
+/// Runs one seed with the key-value store and the clients that the seed draws: some seconds of virtual time under
+/// faults, then none, and progress is demanded.
 ///
 /// # Errors
 /// What was violated, with the command to see it again.
 pub fn run(seed: u64, options: &Options) -> Result<Report, Box<Failure>> {
-    run_with(seed, options, KeyValue::new).map_err(|failure| {
+    let report = if Profile::of(seed, options).bank {
+        run_with(seed, options, Bank::new)
+    } else {
+        run_with(seed, options, KeyValue::new)
+    };
+    report.map_err(|failure| {
         let arguments = failure.arguments();
         let again = format!("cargo run --release --bin rusty-raft -- sim {arguments}");
         Box::new(Failure { again, ..*failure })
@@ -189,7 +199,7 @@ pub fn run_with<W: Workload>(
 }
 
 /// Runs one seed and keeps its world as it is at the end or where it failed.
-pub(crate) fn watch<W: Workload>(
+fn watch<W: Workload>(
     seed: u64,
     options: &Options,
     load: impl FnOnce(&Profile) -> W,
@@ -211,7 +221,32 @@ pub(crate) fn watch<W: Workload>(
 /// The faults of a run, in order, whether it fails or not.
 #[must_use]
 pub fn faults_of(seed: u64, options: &Options) -> Vec<Fault> {
-    watch(seed, options, KeyValue::new).0.story
+    Watched::run(seed, options).story
+}
+
+/// What is left of a run that somebody looks at, whoever its clients were.
+pub(crate) struct Watched {
+    pub(crate) outcome: Result<(), String>,
+    /// When it ended.
+    pub(crate) now: u64,
+    /// Its faults, in order.
+    pub(crate) story: Vec<Fault>,
+    pub(crate) tape: Option<Box<Tape>>,
+}
+
+impl Watched {
+    /// Runs one seed with the clients that it draws.
+    pub(crate) fn run(seed: u64, options: &Options) -> Self {
+        if Profile::of(seed, options).bank {
+            Self::of(watch(seed, options, Bank::new))
+        } else {
+            Self::of(watch(seed, options, KeyValue::new))
+        }
+    }
+
+    fn of<W: Workload>((world, outcome): (World<W>, Result<(), String>)) -> Self {
+        Self { outcome, now: world.now, story: world.story, tape: world.tape }
+    }
 }
 
 /// Runs these seeds as [`run_with`] does, on all processors, the first one twice: equal seeds must be equal runs.

@@ -14,6 +14,9 @@ pub enum ProposeError {
     NoLeader,
     /// Definitely not applied: too much is waiting already; try again later.
     Overloaded,
+    /// Definitely not applied: the disk has no space for the log's next segment. Commands that need none are taken
+    /// ([`Command::needs_space`](raft_core::Command::needs_space)).
+    NoSpace,
     /// Definitely not applied, now or later: larger than the limit.
     TooLarge {
         /// The encoded size.
@@ -50,6 +53,7 @@ impl ProposeError {
         match self {
             Self::NoLeader
             | Self::Overloaded
+            | Self::NoSpace
             | Self::TooLarge { .. }
             | Self::FeatureLevel { .. }
             | Self::Superseded => true,
@@ -66,6 +70,7 @@ impl fmt::Display for ProposeError {
             Self::Overloaded => {
                 write!(f, "too many requests are waiting; not applied, try again later")
             }
+            Self::NoSpace => write!(f, "the disk is full; not applied"),
             Self::TooLarge { bytes, bytes_max } => {
                 write!(
                     f,
@@ -228,6 +233,11 @@ impl std::error::Error for NodeError {}
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum DataError {
+    /// There is no data of a node: the folder is missing, empty, or somebody else's.
+    NoData {
+        /// The directory.
+        path: PathBuf,
+    },
     /// Another process has it open.
     Locked {
         /// The directory.
@@ -312,6 +322,13 @@ pub enum DataError {
 impl fmt::Display for DataError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NoData { path } => {
+                write!(
+                    f,
+                    "{} is no state folder of a member: nothing of one is there",
+                    path.display()
+                )
+            }
             Self::Locked { path } => write!(
                 f,
                 "{} is in use by another process; stop that one first, or use another folder",

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use raft::core::{
-    ApplyContext, BlobId, Command, DecodeError, Digest, MemberId, Snapshot, SnapshotError,
-    SnapshotSink, SnapshotSource, StateMachine,
+    ApplyContext, BlobId, Command, DecodeError, Digest, Index, MemberId, Session, Snapshot,
+    SnapshotError, SnapshotSink, SnapshotSource, StateMachine,
 };
 use raft::error::{NodeError, ProposeError};
 use raft::node::{Phase, Status};
-use raft::sessions::SessionError;
+use raft::sessions::{SessionCommand, SessionError, SessionResponse};
 use raft::{MemberInfo, Node, SessionClient, Sessions};
 use tempfile::TempDir;
 
@@ -263,6 +263,46 @@ async fn what_is_tried_again_in_a_session_is_applied_once() {
         assert_eq!(own, expected, "each once, in order");
     }
     for node in [&nodes[0], &again] {
+        node.shutdown().await.unwrap();
+    }
+}
+
+/// The same command three times: through two members, and after all have restarted from a snapshot.
+#[tokio::test]
+async fn a_command_of_a_session_counts_once_through_whomever_it_comes() {
+    let (dir, addresses) = (folder(), addresses(3));
+    let start = async || {
+        let mut nodes = Vec::new();
+        for number in 0..3 {
+            let machine = Sessions::new(Numbers::default());
+            let builder = builder_of(machine, dir.path(), number, &addresses)
+                .settings(|settings| settings.checkpoint_entries = 5);
+            nodes.push(builder.start().await.unwrap());
+        }
+        nodes
+    };
+    let nodes = start().await;
+    let client = SessionClient::open(&nodes[0]).await.unwrap();
+    let session = Session { id: client.id(), sequence: 1 };
+    let again = || SessionCommand::Command(Add(7));
+    for node in &nodes[..2] {
+        let answer = node.propose_in_session(again(), session).await;
+        assert_eq!(answer, Ok(SessionResponse::Applied(1)));
+    }
+    let mut count = 0;
+    while nodes[0].status().snapshot.index < Index(10) {
+        nodes[2].propose(SessionCommand::Command(Add(count))).await.unwrap();
+        count += 1;
+    }
+    for node in nodes {
+        node.shutdown().await.unwrap();
+    }
+    let nodes = start().await;
+    let answer = nodes[1].propose_in_session(again(), session).await;
+    assert_eq!(answer, Ok(SessionResponse::Applied(1)));
+    let expected: Vec<u64> = std::iter::once(7).chain(0..count).collect();
+    assert_eq!(nodes[2].read(()).await.unwrap(), expected);
+    for node in nodes {
         node.shutdown().await.unwrap();
     }
 }

@@ -31,7 +31,7 @@ use lease::Leases;
 use read::{View, header};
 use snapshot::Layout;
 
-pub use snapshot::Picture;
+pub use snapshot::{Picture, PicturedVersion};
 
 /// The bytes that a revision segment has on average. Part of the format: members that disagree about it
 /// write different snapshots of the same state.
@@ -237,10 +237,11 @@ impl StateMachine for Store {
     fn query(&self, query: Query) -> Result<Answer, KvError> {
         match query {
             Query::By(caller, query) => self.answer(Some(&caller), *query),
-            query
-            @ (Query::Range(_) | Query::Lease { .. } | Query::Leases | Query::MayRenew(_)) => {
-                self.answer(None, query)
-            }
+            query @ (Query::Range(_)
+            | Query::Lease { .. }
+            | Query::Leases
+            | Query::Picture
+            | Query::MayRenew(_)) => self.answer(None, query),
         }
     }
 
@@ -314,6 +315,11 @@ impl Store {
             Query::Leases => {
                 self.authorize(caller, &Access::LeaseLeases)?;
                 Ok(Answer::Leases(self.leases.table.keys().copied().collect()))
+            }
+            Query::Picture => {
+                self.authorize(caller, &Access::Snapshot)?;
+                let whole = Picture::take(self, Arc::new(ArcSwapOption::empty()));
+                Ok(Answer::Picture(Arc::new(whole)))
             }
             Query::MayRenew(id) => {
                 self.authorize(caller, &Access::LeaseRenew(id))?;

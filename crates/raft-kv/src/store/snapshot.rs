@@ -9,6 +9,7 @@ use arc_swap::ArcSwapOption;
 use raft_core::{BlobId, Digest, Snapshot, SnapshotError, SnapshotSink, SnapshotSource};
 
 use crate::auth::{self, AuthState};
+use crate::proto::mvccpb::KeyValue;
 use crate::store::Store;
 use crate::store::compact::Garbage;
 use crate::store::data::{Data, FIRST_REVISION, Pin, Revision, Version};
@@ -90,6 +91,78 @@ impl Picture {
             .history_from(from)
             .take_while(|version| version.revision.main <= self.revision)
             .filter(|version| self.data.is_retained(version, self.compact_revision))
+    }
+}
+
+/// A version in a [`Picture`].
+#[derive(Clone, PartialEq, Debug)]
+pub struct PicturedVersion {
+    /// The revision that wrote it.
+    pub main: i64,
+    /// Its place among what that revision wrote.
+    pub sub: u32,
+    /// What was written; of a deleted key only the key.
+    pub kv: KeyValue,
+    /// The key was deleted.
+    pub deleted: bool,
+}
+
+impl Picture {
+    /// The newest revision.
+    #[must_use]
+    pub const fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    /// The compacted one; -1 before the first compaction.
+    #[must_use]
+    pub const fn compact_revision(&self) -> i64 {
+        self.compact_revision
+    }
+
+    /// Every version that is kept, in the order in which they were written; the same each time.
+    pub fn versions(&self) -> impl Iterator<Item = PicturedVersion> + '_ {
+        self.retained_from(Revision::ZERO).map(|version| {
+            let mut kv = version.key_value();
+            if version.live.is_none() {
+                kv.mod_revision = 0;
+            }
+            PicturedVersion {
+                main: version.revision.main,
+                sub: version.revision.sub,
+                kv,
+                deleted: version.live.is_none(),
+            }
+        })
+    }
+
+    /// The leases.
+    #[must_use]
+    pub fn leases(&self) -> &[LeaseRecord] {
+        &self.leases
+    }
+
+    /// Users and roles.
+    #[must_use]
+    pub fn auth(&self) -> &AuthState {
+        &self.auth
+    }
+
+    /// Alarms.
+    #[must_use]
+    pub fn notices(&self) -> &Notices {
+        &self.notices
+    }
+}
+
+/// As far as can be said without reading all of it: of one store, whether they show the same moment.
+impl PartialEq for Picture {
+    fn eq(&self, other: &Self) -> bool {
+        let numbers = |it: &Self| (it.revision, it.compact_revision, it.logical_size);
+        numbers(self) == numbers(other)
+            && self.leases == other.leases
+            && self.auth == other.auth
+            && self.notices == other.notices
     }
 }
 

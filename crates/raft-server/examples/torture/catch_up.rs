@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use crate::cluster::Cluster;
-use crate::load::{Ledger, Load, check_ledger, write};
+use crate::history::check;
+use crate::load::{Ledger, Load, check_ledger, revision, write};
 use crate::{MEMBERS, Options};
 
 /// One member is down while the others take many writes, then returns.
 pub(crate) async fn catch_up(cluster: &mut Cluster, options: &Options) -> Result<()> {
     let leader = cluster.wait_for_leader().await?;
     let lagging = (leader + 1) % MEMBERS;
+    let first = revision(&cluster.addresses[leader]).await?;
     cluster.kill(lagging)?;
     let served_by = (0..MEMBERS)
         .map(|member| cluster.addresses[if member == lagging { leader } else { member }].clone());
@@ -49,9 +51,13 @@ pub(crate) async fn catch_up(cluster: &mut Cluster, options: &Options) -> Result
     );
     load.stop.store(true, Ordering::Relaxed);
     let mut ledger = Ledger::new();
+    let mut seen = Vec::new();
     for writer in writers {
-        ledger.extend(writer.await?);
+        let record = writer.await?;
+        ledger.extend(record.ledger);
+        seen.extend(record.seen.0);
     }
+    check(first, seen, &mut Vec::new())?;
     cluster.compare_members().await?;
     check_ledger(&cluster.addresses[lagging], &ledger).await?;
     println!("member {lagging} has every acknowledged write");

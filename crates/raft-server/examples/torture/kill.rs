@@ -10,15 +10,18 @@ use raft_kv::proto::etcdserverpb::{CompactionRequest, DeleteRangeRequest};
 use raft_server::proto::etcdserverpb::kv_client::KvClient;
 
 use crate::cluster::{Cluster, channel};
-use crate::load::{Fate, Ledger, Load, check_ledger, write};
+use crate::history::check;
+use crate::load::{Fate, Ledger, Load, check_ledger, revision, write};
 use crate::{MEMBERS, Options};
 
 pub(crate) async fn kill_rounds(cluster: &mut Cluster, options: &Options, all: bool) -> Result<()> {
     let mut gaps = Vec::new();
     let mut ledger = Ledger::new();
+    let mut late = Vec::new();
     // What was checked and deleted already, as [acknowledged, refused, unknown].
     let mut swept = [0; 3];
     for round in 0..options.rounds {
+        let first = revision(&cluster.addresses[cluster.wait_for_leader().await?]).await?;
         let load = Load::on(cluster.addresses.clone());
         let writers: Vec<_> = (0..options.clients)
             .map(|client| {
@@ -54,8 +57,11 @@ pub(crate) async fn kill_rounds(cluster: &mut Cluster, options: &Options, all: b
             cluster.start(leader)?;
         }
         load.stop.store(true, Ordering::Relaxed);
+        let mut seen = Vec::new();
         for writer in writers {
-            ledger.extend(writer.await?);
+            let record = writer.await?;
+            ledger.extend(record.ledger);
+            seen.extend(record.seen.0);
         }
         cluster.wait_for_leader().await?;
         let [acknowledged, refused, unknown] = totals(&ledger, swept);
@@ -63,6 +69,7 @@ pub(crate) async fn kill_rounds(cluster: &mut Cluster, options: &Options, all: b
             "round {round}: member {leader} led; first write {gap} ms after the kill; so far {acknowledged} \
              acknowledged, {refused} refused, {unknown} unknown"
         );
+        check(first, seen, &mut late)?;
         if options.sweep {
             check_members(cluster, &ledger).await?;
             swept = totals(&ledger, swept);

@@ -9,10 +9,12 @@ use anyhow::{Result, bail, ensure};
 use bytes::Bytes;
 use raft_kv::proto::etcdserverpb::{PutRequest, RangeRequest, RangeResponse};
 use raft_server::proto::etcdserverpb::kv_client::KvClient;
+use raft_sim::linearizability::{Key, Request, Value};
 use tonic::transport::Channel;
 
 use crate::MEMBERS;
 use crate::cluster::channel;
+use crate::history::{Seen, own_key, value_number};
 
 /// What a client knows of one write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,7 +24,7 @@ pub(crate) enum Fate {
     Unknown,
 }
 
-/// Every write of a run by key; no key is written twice.
+/// Every write of a run to a key of its own; none is written twice.
 pub(crate) type Ledger = BTreeMap<String, Fate>;
 
 /// What writers share.
@@ -54,9 +56,38 @@ impl Load {
     }
 }
 
-/// Writes one key after the other through changing members until told to stop.
-pub(crate) async fn write(load: Arc<Load>, run: String, client: usize) -> Ledger {
-    let mut ledger = Ledger::new();
+/// Keys that all clients write and read.
+const SHARED_KEYS: u64 = 8;
+
+/// What one client knows in the end.
+#[derive(Default)]
+pub(crate) struct Record {
+    pub(crate) ledger: Ledger,
+    pub(crate) seen: Seen,
+}
+
+/// What a client does next.
+enum Step {
+    /// Writes a key of its own.
+    Own,
+    /// Writes one of those that all share.
+    Write(u64),
+    /// Reads one of them.
+    Read(u64),
+}
+
+const fn step(number: u64) -> Step {
+    match number % 4 {
+        0 => Step::Write(number / 4 % SHARED_KEYS),
+        2 => Step::Read(number / 4 % SHARED_KEYS),
+        _ => Step::Own,
+    }
+}
+
+/// Writes one key after the other through changing members until told to stop; every fourth time one that all clients
+/// write, and reads one of those as often.
+pub(crate) async fn write(load: Arc<Load>, run: String, client: usize) -> Record {
+    let mut record = Record::default();
     let mut member = client % MEMBERS;
     let mut connection: Option<KvClient<Channel>> = None;
     let mut number = 0u64;
@@ -70,32 +101,96 @@ pub(crate) async fn write(load: Arc<Load>, run: String, client: usize) -> Ledger
             continue;
         };
         number += 1;
-        let key = format!("{run}/{client}/{number}");
-        let put = PutRequest {
-            key: Bytes::from(key.clone()),
-            value: value_of(&key),
-            ..PutRequest::default()
-        };
-        let asked = load.micros();
-        let answer = tokio::time::timeout(Duration::from_secs(10), kv.put(put)).await;
-        let fate = match answer {
-            Ok(Ok(_)) => {
-                load.acknowledged.fetch_add(1, Ordering::Relaxed);
-                if asked >= load.killed_at.load(Ordering::Relaxed) {
-                    load.first_success.fetch_min(load.micros(), Ordering::Relaxed);
+        let content = match step(number) {
+            Step::Read(shared) => {
+                match read(&load, kv, &run, client, shared, &mut record.seen).await {
+                    Fate::Acknowledged => continue,
+                    Fate::Refused | Fate::Unknown => None,
                 }
-                Fate::Acknowledged
             }
-            Ok(Err(status)) => fate_of(&status),
-            Err(_) => Fate::Unknown,
+            Step::Own => {
+                let name = format!("{run}/{client}/{number}");
+                let value = value_of(&name);
+                Some((name, value, own_key(client, number)))
+            }
+            Step::Write(shared) => {
+                let value = Bytes::from(value_number(client, number).to_string());
+                Some((shared_name(&run, shared), value, shared_key(shared)))
+            }
         };
+        let mut fate = Fate::Unknown;
+        if let Some((name, value, key)) = content {
+            let put = PutRequest { key: Bytes::from(name.clone()), value, ..PutRequest::default() };
+            let asked = load.micros();
+            let request = Request::Put(key, Value(value_number(client, number)));
+            record.seen.called(client, asked, request);
+            let answer = tokio::time::timeout(Duration::from_secs(10), kv.put(put)).await;
+            fate = match answer {
+                Ok(Ok(answer)) => {
+                    let revision = answer.get_ref().header.as_ref().map_or(0, |h| h.revision);
+                    record.seen.written(load.micros(), revision);
+                    load.acknowledged.fetch_add(1, Ordering::Relaxed);
+                    if asked >= load.killed_at.load(Ordering::Relaxed) {
+                        load.first_success.fetch_min(load.micros(), Ordering::Relaxed);
+                    }
+                    Fate::Acknowledged
+                }
+                Ok(Err(status)) => fate_of(&status),
+                Err(_) => Fate::Unknown,
+            };
+            if fate == Fate::Refused {
+                record.seen.forget();
+            }
+            if matches!(step(number), Step::Own) {
+                record.ledger.insert(name, fate);
+            }
+        }
         if fate != Fate::Acknowledged {
             connection = None;
             member = (member + 1) % MEMBERS;
         }
-        ledger.insert(key, fate);
     }
-    ledger
+    record
+}
+
+fn shared_name(run: &str, shared: u64) -> String {
+    format!("{run}/shared/{shared}")
+}
+
+fn shared_key(shared: u64) -> Key {
+    Key(u32::try_from(shared).unwrap_or(u32::MAX))
+}
+
+/// A linearizable read of a key that all clients write.
+async fn read(
+    load: &Load,
+    kv: &mut KvClient<Channel>,
+    run: &str,
+    client: usize,
+    shared: u64,
+    seen: &mut Seen,
+) -> Fate {
+    let range =
+        RangeRequest { key: Bytes::from(shared_name(run, shared)), ..RangeRequest::default() };
+    seen.called(client, load.micros(), Request::Get(shared_key(shared)));
+    match tokio::time::timeout(Duration::from_secs(10), kv.range(range)).await {
+        Ok(Ok(answer)) => {
+            seen.read(load.micros(), answer.get_ref());
+            Fate::Acknowledged
+        }
+        Ok(Err(_)) | Err(_) => {
+            seen.forget();
+            Fate::Unknown
+        }
+    }
+}
+
+/// The revision of the store, linearizably, through one member.
+pub(crate) async fn revision(address: &str) -> Result<i64> {
+    let mut kv = KvClient::new(channel(address).await?);
+    let range = RangeRequest { key: Bytes::from_static(b"any"), ..RangeRequest::default() };
+    let answer = kv.range(range).await?.into_inner();
+    Ok(answer.header.map_or(0, |header| header.revision))
 }
 
 fn value_of(key: &str) -> Bytes {
@@ -127,7 +222,8 @@ pub(crate) async fn check_ledger(address: &str, ledger: &Ledger) -> Result<()> {
         }
     }
     for key in stored.keys() {
-        let known = std::str::from_utf8(key).is_ok_and(|key| ledger.contains_key(key));
+        let known = std::str::from_utf8(key)
+            .is_ok_and(|key| ledger.contains_key(key) || key.contains("/shared/"));
         ensure!(known, "{address}: {key:?} was never written");
     }
     Ok(())

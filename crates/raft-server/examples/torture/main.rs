@@ -1,4 +1,5 @@
-//! Kills real processes under load and checks that no acknowledged write is lost and no refused one appears.
+//! Kills real processes under load and checks that no acknowledged write is lost, no refused one appears, and that what
+//! all clients saw is linearizable.
 //!
 //! ```text
 //! cargo run --release --example torture -- leader-kill --rounds 50 --seconds 6
@@ -21,6 +22,7 @@ use clap::{Parser, ValueEnum};
 
 mod catch_up;
 mod cluster;
+mod history;
 mod kill;
 mod load;
 mod snapshot_kill;

@@ -6,14 +6,16 @@ use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
+use std::sync::Arc;
 
-use super::member::{Plan, Refusal};
+use super::member::{Plan, PlannedTls, Refusal};
 use super::{complain, say};
-use crate::config::etcd::{self, EtcdConfig, Request, Url};
+use crate::config::etcd::{self, EtcdConfig, Request, TlsPlan, Url};
 use crate::etcd::ETCD_VERSION;
 use crate::exit::Exit;
 use crate::front::Doors;
 use crate::logging::{self, Color};
+use crate::tls::{self, Role, Tls, TlsError};
 
 /// What `etcd --help` says before the flags.
 const USAGE: &str = "\
@@ -90,6 +92,19 @@ async fn serve(words: &[String], color: Color) -> Result<Exit, Refusal> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    let refuse = |error: TlsError| Refusal {
+        exit: Exit::BadConfiguration,
+        text: format!("rusty-raft: TLS cannot begin\n\n  {error}"),
+    };
+    let load = |plan: Option<&TlsPlan>, role: Role| {
+        plan.map(|plan| load(plan, role, &config.data_dir)).transpose().map_err(refuse)
+    };
+    let tls = PlannedTls {
+        clients: load(config.client_tls.as_ref(), Role::Clients)?,
+        peers: load(config.peer_tls.as_ref(), Role::Peers)?,
+        names_users: config.certificates_name_users,
+    };
+    tls.warn();
     let label = format!("etcd member {}", config.name);
     let clients: Vec<String> = config.advertise_clients.iter().map(Url::to_string).collect();
     let (peers, join) =
@@ -99,15 +114,16 @@ async fn serve(words: &[String], color: Color) -> Result<Exit, Refusal> {
         name: config.name.clone(),
         data_dir,
         peer: config.advertise_peer.address,
-        clients: config.advertise_clients.into_iter().map(|url| url.address).collect(),
+        clients: config.advertise_clients.iter().map(advertised).collect(),
         listen: listen(&config.listen_peers, &config.listen_clients),
-        listen_metrics: config.listen_metrics.into_iter().map(|url| url.address).collect(),
+        listen_metrics: config.listen_metrics.iter().map(for_clients).collect(),
         peers,
         join,
         token: config.token,
         settings: config.settings,
         txn_ops_max: config.txn_ops_max,
         compaction: config.compaction,
+        tls,
     };
     let mut member = plan.start().await?;
     member.when_ready(move || {
@@ -151,14 +167,39 @@ fn check_data(config: &EtcdConfig, data_dir: &Path) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Reads the certificates, or makes them, where etcd would.
+fn load(plan: &TlsPlan, role: Role, data_dir: &Path) -> Result<Arc<Tls>, TlsError> {
+    let files = match plan {
+        TlsPlan::Files(files) => files.clone(),
+        TlsPlan::Auto { hosts, years } => {
+            let folder = match role {
+                Role::Clients => "fixtures/client",
+                Role::Peers => "fixtures/peer",
+            };
+            tls::self_signed(&data_dir.join(folder), hosts, *years)?
+        }
+    };
+    Tls::load(files, role)
+}
+
+/// As clients are told: an address, or a URL when it is not the usual one.
+fn advertised(url: &Url) -> String {
+    if url.tls { url.to_string() } else { url.address.clone() }
+}
+
+fn for_clients(url: &Url) -> (String, Doors) {
+    (url.address.clone(), Doors { peers: false, clients: true, secured: url.tls })
+}
+
 /// Where to listen, and for whom: the same address may serve both.
 fn listen(peers: &[Url], clients: &[Url]) -> Vec<(String, Doors)> {
-    let of_peers = peers
-        .iter()
-        .map(|url| (url.address.clone(), Doors { peers: true, clients: clients.contains(url) }));
-    let of_clients = clients.iter().filter(|url| !peers.contains(url));
-    let only_clients = Doors { peers: false, clients: true };
-    of_peers.chain(of_clients.map(|url| (url.address.clone(), only_clients))).collect()
+    let of_peers = peers.iter().map(|url| {
+        let client = clients.iter().find(|client| client.address == url.address);
+        let secured = client.is_some_and(|client| client.tls);
+        (url.address.clone(), Doors { peers: true, clients: client.is_some(), secured })
+    });
+    let is_new = |url: &&Url| !peers.iter().any(|peer| peer.address == url.address);
+    of_peers.chain(clients.iter().filter(is_new).map(for_clients)).collect()
 }
 
 /// Tells systemd, if it waits for that, that this member serves.
@@ -184,14 +225,14 @@ mod tests {
     #[test]
     fn one_address_may_serve_peers_and_clients() {
         let url = |text: &str| Url::parse(text).unwrap();
-        let (a, b, c) = (url("http://a:1"), url("http://b:1"), url("http://c:1"));
-        let doors = |peers, clients| Doors { peers, clients };
+        let (a, b, c) = (url("http://a:1"), url("http://b:1"), url("https://c:1"));
+        let doors = |peers, clients, secured| Doors { peers, clients, secured };
         assert_eq!(
-            listen(&[a.clone(), b.clone()], &[b, c]),
+            listen(&[a, b.clone()], &[b, c]),
             [
-                ("a:1".to_owned(), doors(true, false)),
-                ("b:1".to_owned(), doors(true, true)),
-                ("c:1".to_owned(), doors(false, true)),
+                ("a:1".to_owned(), doors(true, false, false)),
+                ("b:1".to_owned(), doors(true, true, false)),
+                ("c:1".to_owned(), doors(false, true, true)),
             ]
         );
     }

@@ -20,7 +20,8 @@ use super::signals::Signals;
 use crate::config::{self, Settings};
 use crate::etcd::{self, Compaction, Etcd, StoreView};
 use crate::exit::Exit;
-use crate::front::{self, Doors, Front};
+use crate::front::{self, Doors, Front, Security};
+use crate::tls::{self, Tls};
 
 /// How long clients' requests under way may take to finish when this member stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(300);
@@ -58,7 +59,7 @@ pub(super) struct Plan {
     /// Where it listens, and for whom.
     pub(super) listen: Vec<(String, Doors)>,
     /// Where only metrics and health are served.
-    pub(super) listen_metrics: Vec<String>,
+    pub(super) listen_metrics: Vec<(String, Doors)>,
     /// All members of a cluster that is to form, this one among them.
     pub(super) peers: Vec<String>,
     /// Members of a cluster that exists, for one that joins.
@@ -68,6 +69,26 @@ pub(super) struct Plan {
     pub(super) settings: Settings,
     pub(super) txn_ops_max: usize,
     pub(super) compaction: Option<Compaction>,
+    pub(super) tls: PlannedTls,
+}
+
+/// Where TLS is spoken.
+pub(super) struct PlannedTls {
+    /// With clients, at the doors that are secured.
+    pub(super) clients: Option<Arc<Tls>>,
+    /// Among members.
+    pub(super) peers: Option<Arc<Tls>>,
+    /// Who a client is may be said by its certificate.
+    pub(super) names_users: bool,
+}
+
+impl PlannedTls {
+    /// Says what should be looked at; once logs go somewhere.
+    pub(super) fn warn(&self) {
+        for tls in self.clients.iter().chain(&self.peers) {
+            tls.warn_of_expiry();
+        }
+    }
 }
 
 impl Plan {
@@ -85,9 +106,7 @@ impl Plan {
         let view = StoreView::of(&mut store);
         let starting = async {
             let doors = listen(&self.listen).await?;
-            let for_metrics = Doors { peers: false, clients: true };
-            let metrics = self.listen_metrics.iter().map(|address| (address.clone(), for_metrics));
-            let metrics = listen(&metrics.collect::<Vec<_>>()).await?;
+            let metrics = listen(&self.listen_metrics).await?;
             let node = self.start_node(store, &meters).await?;
             Ok::<_, Refusal>((doors, metrics, node))
         };
@@ -113,12 +132,35 @@ impl Plan {
             learners_max: self.settings.learners_max,
             txn_ops_max: self.txn_ops_max,
             compaction: self.compaction,
+            peers_secured: self.tls.peers.is_some(),
+            certificates_name_users: self.tls.names_users,
         };
-        let (etcd, tasks) = Etcd::start(node.clone(), view, (settings, meters), stopping.clone());
+        let (etcd, mut tasks) =
+            Etcd::start(node.clone(), view, (settings, meters), stopping.clone());
+        let certificates: Vec<Arc<Tls>> =
+            self.tls.clients.iter().chain(&self.tls.peers).map(Arc::clone).collect();
+        if !certificates.is_empty() {
+            etcd.metrics().show_certificates(&certificates);
+            let mut stop = stopping.clone();
+            tasks.spawn(async move {
+                tokio::select! {
+                    () = tls::watch(certificates) => {}
+                    // A sender that is gone means the same.
+                    _ = stop.wait_for(|stop| *stop) => {}
+                }
+            });
+        }
+        let security =
+            Security { clients: self.tls.clients.clone(), peers: self.tls.peers.is_some() };
         let peers = node.clone();
         let accept = move |socket| peers.accept(socket);
-        let front = Front::new((etcd.router(), etcd.metrics()), accept.clone(), stopping.clone());
-        let health = Front::new((etcd.health_router(), etcd.metrics()), accept, stopping);
+        let front = Front::new(
+            (etcd.router(), etcd.metrics()),
+            accept.clone(),
+            stopping.clone(),
+            security.clone(),
+        );
+        let health = Front::new((etcd.health_router(), etcd.metrics()), accept, stopping, security);
         let mut fronts = JoinSet::new();
         let mut listeners = Vec::new();
         let doors = doors.into_iter().map(|(listener, doors)| (front.clone(), listener, doors));
@@ -156,6 +198,8 @@ impl Plan {
                     settings.request_bytes_max.saturating_add(COMMAND_ROOM_BYTES);
                 node.handover_timeout = HANDOVER_TIMEOUT;
                 node.formation_token.clone_from(&self.token);
+                node.security =
+                    self.tls.peers.clone().map(|tls| tls as Arc<dyn raft::transport::Security>);
                 settings.tuning.apply(node);
                 node.meters = Arc::clone(meters);
             });

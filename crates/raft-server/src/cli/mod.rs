@@ -1,13 +1,18 @@
-//! The command line: `node`, `cluster`, `status`, `etcd`, `config`, `bench`, `check`, and `sim` where it is built in.
+//! The command line: `node`, `cluster`, `status`, `etcd`, `config`, `bench`, `check`, and `sim` where it is built in;
+//! `inspect`, `verify` and `recover` for the folder of a stopped member.
 
 mod bench;
 mod cluster;
 mod etcd;
+mod inspect;
 mod member;
 mod node;
+mod progress;
+mod recover;
 mod show;
 mod signals;
 mod status;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -24,7 +29,7 @@ use crate::logging::Color;
 
 /// A replicated key-value store that speaks etcd v3 and survives.
 #[derive(Debug, Parser)]
-#[command(name = "rusty-raft", version, after_help = exit::HELP, subcommand_required = true, arg_required_else_help = true)]
+#[command(name = "rusty-raft", version, after_long_help = exit::HELP, subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
     /// When to colour the output.
     #[arg(
@@ -46,6 +51,9 @@ enum Command {
     Node(NodeArgs),
     Cluster(ClusterArgs),
     Status(StatusArgs),
+    Inspect(InspectArgs),
+    Verify(VerifyArgs),
+    Recover(RecoverArgs),
     Etcd(EtcdArgs),
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -138,6 +146,55 @@ struct StatusArgs {
     user: Option<String>,
 }
 
+/// Show what the state folder of a stopped member holds. Changes nothing.
+#[derive(Debug, Args)]
+#[command(
+    version,
+    after_help = "Example:\n  rusty-raft inspect raft_data/node_0_data.raft\n\nDamage is listed and does not change the \
+                  exit code; `verify` is for that."
+)]
+struct InspectArgs {
+    /// A member's state folder, such as node_0_data.raft.
+    folder: PathBuf,
+    /// For programs.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Check every checksum in the state folder of a stopped member. Changes nothing.
+#[derive(Debug, Args)]
+#[command(
+    version,
+    after_help = "Example:\n  rusty-raft verify raft_data/node_0_data.raft && echo sound\n\nExits with 0 when everything \
+                  is intact, 1 when something is damaged, 65 when the folder is in use, of a newer format or not \
+                  accessible, 66 when it is no state folder."
+)]
+struct VerifyArgs {
+    /// A member's state folder, such as node_0_data.raft.
+    folder: PathBuf,
+    /// For programs.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Make a new cluster of one member from what is left, when a quorum is lost for ever.
+#[derive(Debug, Args)]
+#[command(
+    version,
+    after_help = "Example, when the folders of two of three members are gone:\n  rusty-raft recover \
+                  raft_data/node_2_data.raft\n\nOf several folders, the one with the longest log goes on. Shows what would \
+                  be lost, and asks. Refuses while a quorum may still exist. The old folder is kept as \
+                  <folder>.before-recovery."
+)]
+struct RecoverArgs {
+    /// The state folders of all members that are left, all of them stopped.
+    #[arg(required = true)]
+    folders: Vec<PathBuf>,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+}
+
 fn num_nodes(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(count) if (1..=CLUSTER_MEMBERS_MAX).contains(&count) => Ok(count),
@@ -195,6 +252,9 @@ fn run(command: Command, color: Color) -> ExitCode {
             Command::Node(args) => node::run(&args, color).await,
             Command::Cluster(args) => cluster::run(&args, color).await,
             Command::Status(args) => status::run(&args).await,
+            Command::Inspect(args) => inspect::run(&args),
+            Command::Verify(args) => verify::run(&args),
+            Command::Recover(args) => recover::run(&args).await,
             Command::Etcd(args) => etcd::run(&etcd::words(args.flags), color).await,
             Command::Config(ConfigCommand::Show { all, of: ShowCommand::Etcd(args) }) => {
                 show::run(&etcd::words(args.flags), all)

@@ -2,12 +2,13 @@
 
 use raft_kv::TXN_OPS_MAX;
 
-use super::member::{Plan, Refusal};
+use super::member::{Plan, PlannedTls, Refusal};
 use super::{NodeArgs, complain};
 use crate::config::{self, NodeConfig};
 use crate::exit::Exit;
 use crate::front::Doors;
 use crate::logging::{self, Color};
+use crate::tls::{Role, Tls, TlsFiles};
 
 pub(super) async fn run(args: &NodeArgs, color: Color) -> Exit {
     let started = match plan(args, color) {
@@ -33,15 +34,33 @@ fn plan(args: &NodeArgs, color: Color) -> Result<Plan, Refusal> {
             text: format!("rusty-raft: --join: {reason}\n\nNothing was written."),
         })?;
     }
+    let load = |files: Option<&TlsFiles>, role: Role| {
+        files.map(|files| Tls::load(files.clone(), role)).transpose().map_err(|error| Refusal {
+            exit: Exit::BadConfiguration,
+            text: format!("rusty-raft: TLS cannot begin\n\n  {error}\n\nNothing was written."),
+        })
+    };
+    let tls = PlannedTls {
+        clients: load(config.client_tls.as_ref(), Role::Clients)?,
+        peers: load(config.peer_tls.as_ref(), Role::Peers)?,
+        // Where clients present certificates.
+        names_users: config.client_tls.as_ref().is_some_and(|files| files.trusted_ca.is_some()),
+    };
     logging::init(color);
+    tls.warn();
     for warning in &config.warnings {
         tracing::warn!("{}: {}: {}", warning.place, warning.field, warning.advice);
     }
+    let secured = tls.clients.is_some();
     let mut listen =
-        vec![(own.peer.clone(), Doors { peers: true, clients: own.peer == own.client })];
+        vec![(own.peer.clone(), Doors { peers: true, clients: own.peer == own.client, secured })];
     let mut clients = Vec::new();
     if own.peer != own.client {
-        listen.push((own.client.clone(), Doors { peers: false, clients: true }));
+        listen.push((own.client.clone(), Doors { peers: false, clients: true, secured }));
+    }
+    if secured {
+        clients.push(format!("https://{}", own.client));
+    } else if own.peer != own.client {
         clients.push(own.client);
     }
     Ok(Plan {
@@ -58,5 +77,6 @@ fn plan(args: &NodeArgs, color: Color) -> Result<Plan, Refusal> {
         settings: config.settings,
         txn_ops_max: TXN_OPS_MAX,
         compaction: None,
+        tls,
     })
 }

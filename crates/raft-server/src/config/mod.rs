@@ -16,8 +16,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use self::problem::{Place, Problem};
-use self::text::{Kind, Text};
+use self::text::{Kind, Text, TlsFields};
 pub use self::tuning::{SecretText, Tuning};
+use crate::tls::TlsFiles;
 
 /// The first member of `cluster` listens here unless the file says otherwise.
 pub const PORT_RANGE_START: u16 = 54000;
@@ -88,6 +89,10 @@ pub struct NodeConfig {
     pub persistent_state_file: PathBuf,
     /// In the order of the file; the index on the command line picks one.
     pub members: Vec<MemberAddress>,
+    /// TLS with clients; `None`: plain text.
+    pub client_tls: Option<TlsFiles>,
+    /// TLS among members, the same for all; `None`: plain text.
+    pub peer_tls: Option<TlsFiles>,
     /// Everything else.
     pub settings: Settings,
     /// What should be looked at.
@@ -154,6 +159,8 @@ impl NodeConfig {
             file: path.to_owned(),
             persistent_state_file: state_file,
             members,
+            client_tls: tls(&text, "client_tls", text.fields.client_tls.as_ref())?,
+            peer_tls: tls(&text, "peer_tls", text.fields.peer_tls.as_ref())?,
             settings,
             warnings,
         })
@@ -222,6 +229,22 @@ impl ClusterConfig {
             warnings,
         })
     }
+}
+
+fn tls(
+    text: &Text,
+    field: &str,
+    fields: Option<&TlsFields>,
+) -> Result<Option<TlsFiles>, Box<Problem>> {
+    let Some(fields) = fields else { return Ok(None) };
+    let files = fields.files().ok_or_else(|| {
+        text.wrong_because(
+            field,
+            "it demands something of certificates, but without trusted_ca_file nobody has to present one",
+            r#"the authority that signs: trusted_ca_file: "ca.pem""#,
+        )
+    });
+    files.map(Some)
 }
 
 fn settings(text: &Text, warnings: &mut Vec<Warning>) -> Result<Settings, Box<Problem>> {
@@ -445,6 +468,36 @@ mod tests {
                 tuning: Tuning::default(),
             }
         );
+    }
+
+    #[test]
+    fn certificates_are_named_by_their_files() {
+        let with =
+            |fields: &str| node(&NODE.replacen('(', &format!("(\n    peer_tls: ({fields}),"), 1));
+        let files = r#"cert_file: "c", key_file: "k""#;
+        let config =
+            with(&format!(r#"{files}, trusted_ca_file: "a", allowed_common_names: ["x"]"#))
+                .unwrap();
+        let expected = TlsFiles {
+            cert: PathBuf::from("c"),
+            key: PathBuf::from("k"),
+            trusted_ca: Some(PathBuf::from("a")),
+            allowed_common_names: vec!["x".to_owned()],
+            ..TlsFiles::default()
+        };
+        assert_eq!((config.peer_tls, config.client_tls), (Some(expected), None));
+        assert_eq!(config.warnings, []);
+        // (the fields, a part of the message)
+        for (fields, part) in [
+            (r#"cert_file: "c""#, "key_file"),
+            (r#"cert_file: "c", key_file: "k", trusted_ca: "a""#, "trusted_ca"),
+            (r#"cert_file: "c", key_file: "k", crl_file: "r""#, "without trusted_ca_file"),
+        ] {
+            let problem = with(fields).unwrap_err();
+            assert_eq!(problem.field.as_deref(), Some("peer_tls"), "{problem}");
+            assert!(problem.to_string().contains(part), "{problem}");
+            assert_eq!(problem.place.as_ref().map(|place| place.line), Some(2), "{problem}");
+        }
     }
 
     #[test]

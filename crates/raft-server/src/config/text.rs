@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::Warning;
 use super::problem::{Place, Problem};
 use super::scan::{self, Key};
+use crate::tls::TlsFiles;
 
 /// Which of the two files a text is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,6 +63,47 @@ pub(super) struct Fields {
     pub(super) quota_backend_bytes: Option<u64>,
     #[serde(default)]
     pub(super) max_learners: Option<u64>,
+    #[serde(default)]
+    pub(super) client_tls: Option<TlsFields>,
+    #[serde(default)]
+    pub(super) peer_tls: Option<TlsFields>,
+}
+
+/// TLS of one kind of connections. A misspelled field could leave a door open: it is refused.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename = "Tls", deny_unknown_fields)]
+pub(super) struct TlsFields {
+    cert_file: PathBuf,
+    key_file: PathBuf,
+    #[serde(default)]
+    trusted_ca_file: Option<PathBuf>,
+    #[serde(default)]
+    crl_file: Option<PathBuf>,
+    #[serde(default)]
+    allowed_common_names: Vec<String>,
+    #[serde(default)]
+    allowed_host_names: Vec<String>,
+}
+
+impl TlsFields {
+    /// As files; `None` when names are demanded of certificates that nobody has to present.
+    pub(super) fn files(&self) -> Option<TlsFiles> {
+        let demands = self.crl_file.is_some()
+            || !self.allowed_common_names.is_empty()
+            || !self.allowed_host_names.is_empty();
+        if demands && self.trusted_ca_file.is_none() {
+            return None;
+        }
+        Some(TlsFiles {
+            cert: self.cert_file.clone(),
+            key: self.key_file.clone(),
+            trusted_ca: self.trusted_ca_file.clone(),
+            crl: self.crl_file.clone(),
+            allowed_common_names: self.allowed_common_names.clone(),
+            allowed_host_names: self.allowed_host_names.clone(),
+            ..TlsFiles::default()
+        })
+    }
 }
 
 /// What is known of a field: its name, which files have it, and what a right value looks like.
@@ -72,7 +114,19 @@ struct Field {
     right: &'static str,
 }
 
-const FIELDS: [Field; 20] = [
+const FIELDS: [Field; 22] = [
+    Field {
+        name: "client_tls",
+        node: true,
+        cluster: false,
+        right: r#"files in quotes: client_tls: (cert_file: "n0.pem", key_file: "n0-key.pem", trusted_ca_file: "ca.pem")"#,
+    },
+    Field {
+        name: "peer_tls",
+        node: true,
+        cluster: false,
+        right: r#"files in quotes: peer_tls: (cert_file: "n0.pem", key_file: "n0-key.pem", trusted_ca_file: "ca.pem")"#,
+    },
     Field {
         name: "peer_addresses",
         node: true,

@@ -20,14 +20,37 @@ use crate::proto::etcdserverpb::cluster_server::Cluster;
 const PROMOTION_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Etcd {
-    fn members(&self) -> Vec<Member> {
-        self.node.status().members.iter().map(member).collect()
+    pub(super) fn members(&self) -> Vec<Member> {
+        self.node.status().members.iter().map(|it| self.member(it)).collect()
     }
 
     /// The member whose peers dial it at `address`.
     fn member_at(&self, address: &str) -> Option<Member> {
         let status = self.node.status();
-        status.members.iter().find(|member| member.info.peer_address == address).map(member)
+        let found = status.members.iter().find(|member| member.info.peer_address == address);
+        found.map(|it| self.member(it))
+    }
+
+    /// A member as clients see it.
+    fn member(&self, status: &MemberStatus) -> Member {
+        let info = &status.info;
+        let clients = if info.client_addresses.is_empty() {
+            std::slice::from_ref(&info.peer_address)
+        } else {
+            info.client_addresses.as_slice()
+        };
+        Member {
+            id: status.node.member.0,
+            name: info.name.clone(),
+            peer_ur_ls: vec![format!("{}{}", self.peer_scheme(), info.peer_address)],
+            client_ur_ls: clients.iter().map(|address| url(address)).collect(),
+            is_learner: !status.voter,
+        }
+    }
+
+    /// What members' URLs begin with.
+    const fn peer_scheme(&self) -> &'static str {
+        if self.settings.peers_secured { "https://" } else { "http://" }
     }
 
     /// Learners that stay such until somebody promotes them.
@@ -72,36 +95,21 @@ impl Etcd {
     }
 }
 
-fn member(status: &MemberStatus) -> Member {
-    let info = &status.info;
-    let clients = if info.client_addresses.is_empty() {
-        std::slice::from_ref(&info.peer_address)
-    } else {
-        info.client_addresses.as_slice()
-    };
-    Member {
-        id: status.node.member.0,
-        name: info.name.clone(),
-        peer_ur_ls: vec![url(&info.peer_address)],
-        client_ur_ls: clients.iter().map(|address| url(address)).collect(),
-        is_learner: !status.voter,
-    }
-}
-
+/// A URL, which an address may be already: those of clients that speak TLS are.
 fn url(address: &str) -> String {
-    format!("http://{address}")
+    if address.contains("://") { address.to_owned() } else { format!("http://{address}") }
 }
 
 /// The one address of a request's peer URLs.
-fn peer_address(urls: &[String]) -> Result<&str, Status> {
+fn peer_address(urls: &[String], scheme: &str) -> Result<String, Status> {
     let invalid = || Status::invalid_argument("etcdserver: given member URLs are invalid");
     let [url] = urls else {
         return Err(invalid());
     };
-    let address = url.strip_prefix("http://").ok_or_else(invalid)?;
+    let address = url.strip_prefix(scheme).ok_or_else(invalid)?;
     let address = address.strip_suffix('/').unwrap_or(address);
     config::check_syntax(address).map_err(|_| invalid())?;
-    Ok(address)
+    Ok(address.to_owned())
 }
 
 #[async_trait]
@@ -123,7 +131,7 @@ impl Cluster for Etcd {
         request: Request<MemberAddRequest>,
     ) -> Result<Response<MemberAddResponse>, Status> {
         let (request, _) = self.admit(request).await?;
-        let address = peer_address(&request.peer_ur_ls)?;
+        let address = &peer_address(&request.peer_ur_ls, self.peer_scheme())?;
         if self.member_at(address).is_some() {
             return Err(Status::failed_precondition("etcdserver: Peer URLs already exists"));
         }
@@ -174,7 +182,7 @@ impl Cluster for Etcd {
         request: Request<MemberUpdateRequest>,
     ) -> Result<Response<MemberUpdateResponse>, Status> {
         let (request, _) = self.admit(request).await?;
-        let address = peer_address(&request.peer_ur_ls)?;
+        let address = &peer_address(&request.peer_ur_ls, self.peer_scheme())?;
         let status = self.node.status();
         let known = status.members.iter().find(|member| member.node.member.0 == request.id);
         let Some(known) = known else {
@@ -215,7 +223,7 @@ mod tests {
     fn peer_urls_are_one_http_address() {
         let address = |urls: &[&str]| {
             let urls: Vec<String> = urls.iter().map(|url| (*url).to_owned()).collect();
-            peer_address(&urls).map(str::to_owned).map_err(|status| status.message().to_owned())
+            peer_address(&urls, "http://").map_err(|status| status.message().to_owned())
         };
         assert_eq!(address(&["http://127.0.0.1:2380"]), Ok("127.0.0.1:2380".to_owned()));
         assert_eq!(address(&["http://[::1]:2380/"]), Ok("[::1]:2380".to_owned()));

@@ -58,6 +58,7 @@ pub(super) fn of_propose(error: &ProposeError) -> Status {
         ProposeError::NoLeader => Status::unavailable(NO_LEADER),
         ProposeError::Superseded => Status::unavailable(LEADER_CHANGED),
         ProposeError::Overloaded => Status::resource_exhausted(OVERLOADED),
+        ProposeError::NoSpace => of_kv(KvError::NoSpace),
         ProposeError::TooLarge { .. } => too_large(),
         ProposeError::FeatureLevel { .. } => Status::failed_precondition(NOT_CAPABLE),
         ProposeError::Unknown => Status::unavailable(TIMED_OUT_LEADER),
@@ -145,6 +146,7 @@ mod tests {
         for error in [
             ProposeError::NoLeader,
             ProposeError::Overloaded,
+            ProposeError::NoSpace,
             ProposeError::TooLarge { bytes: 2, bytes_max: 1 },
             ProposeError::FeatureLevel { needed: 2, cluster: 1 },
             ProposeError::Superseded,

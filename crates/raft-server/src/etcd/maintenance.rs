@@ -10,6 +10,7 @@ use raft_kv::proto::etcdserverpb::{
     StatusRequest, StatusResponse,
 };
 use raft_kv::{Command, KvError};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::hash::{self, Hash};
@@ -17,9 +18,8 @@ use super::kv::mismatch;
 use super::{ETCD_VERSION, Etcd, errors};
 use crate::proto::etcdserverpb::maintenance_server::Maintenance;
 
-fn not_built(method: &str) -> Status {
-    Status::unimplemented(format!("unknown method {method} for service etcdserverpb.Maintenance"))
-}
+/// Ends by itself, unlike the alarm.
+const DISK_FULL: &str = "NOSPACE: this member's disk is full; what needs no space is taken";
 
 /// The version to go back to, as three numbers: one minor version below this one.
 fn downgrade_target(version: &str) -> Result<String, Status> {
@@ -73,6 +73,9 @@ impl Maintenance for Etcd {
             Phase::Confirming => problems.push("asks a quorum whether its log is whole".to_owned()),
             Phase::Repairing(what) => problems.push(format!("waits: {what}")),
             Phase::Active | Phase::Stopping | _ => {}
+        }
+        if status.disk_full {
+            problems.push(DISK_FULL.to_owned());
         }
         let notices = self.reader.notices();
         for AlarmMember { member_id, alarm } in notices.of_type(AlarmType::None) {
@@ -147,14 +150,15 @@ impl Maintenance for Etcd {
         }))
     }
 
-    type SnapshotStream = tokio_stream::Empty<Result<SnapshotResponse, Status>>;
+    type SnapshotStream = ReceiverStream<Result<SnapshotResponse, Status>>;
 
     async fn snapshot(
         &self,
         request: Request<SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
-        self.admit(request).await?;
-        Err(not_built("Snapshot"))
+        let (_, admission) = self.admit(request).await?;
+        let parts = self.snapshot_parts(admission.caller()).await?;
+        Ok(Response::new(ReceiverStream::new(parts)))
     }
 
     /// Only the leader takes it. The answer has no header, as in etcd.

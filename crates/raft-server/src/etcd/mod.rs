@@ -19,6 +19,7 @@ mod maintenance;
 mod polish;
 mod range_stream;
 mod recipes;
+mod snapshot;
 mod space;
 mod watch;
 
@@ -78,6 +79,10 @@ pub struct Settings {
     pub txn_ops_max: usize,
     /// When old revisions go by themselves; `None`: never.
     pub compaction: Option<Compaction>,
+    /// Members speak TLS with each other.
+    pub peers_secured: bool,
+    /// A client without a token is the user whose name its certificate bears.
+    pub certificates_name_users: bool,
 }
 
 /// The store as the services see it. To be made before the node takes the store.

@@ -15,14 +15,16 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tonic::codegen::Service as _;
 
-use super::Doors;
 use super::admission::Ticket;
+use super::wire::Wire;
+use super::{Doors, Security};
 use crate::metrics::{Measured, Metrics, Received};
+use crate::tls::{CommonName, PEER_PROTOCOL};
 
 /// What an HTTP/2 client sends first.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -41,20 +43,33 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Bytes of an HTTP/1 request's head.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
+/// The first byte of TLS.
+const TLS_HANDSHAKE: u8 = 22;
+/// The wait for the rest of what a TLS client says first, when it comes in pieces.
+const HELLO_WAIT: Duration = Duration::from_millis(5);
+/// Bytes of what a TLS client says first, at most.
+const HELLO_BYTES_MAX: usize = 16 << 10;
+/// What Go's server says to those who speak HTTP where TLS is spoken.
+const NOT_SECURED: &[u8] =
+    b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+
 /// What a connection turned out to be.
 pub(super) enum Introduced {
     /// A peer: its first byte is still unread.
     Peer(TcpStream),
     /// An HTTP/2 client whose preface has been read.
-    Http2(Rewound),
+    Http2(Rewound, Option<CommonName>),
     /// Anything else is left to the HTTP/1 parser to judge.
-    Http1(Rewound),
+    Http1(Rewound, Option<CommonName>),
 }
 
-/// Waits for the first bytes. `None` when the connection closes, takes too long or is a peer at a door for
-/// clients only.
-pub(super) async fn introduce(stream: TcpStream, doors: Doors) -> Option<Introduced> {
-    match tokio::time::timeout(HEAD_TIMEOUT, first_bytes(stream, doors)).await {
+/// Waits for the first bytes, and for TLS. `None` when the connection closes, takes too long or is not for this door.
+pub(super) async fn introduce(
+    stream: TcpStream,
+    doors: Doors,
+    security: &Security,
+) -> Option<Introduced> {
+    match tokio::time::timeout(HEAD_TIMEOUT, first_bytes(stream, doors, security)).await {
         Ok(Ok(introduced)) => introduced,
         Ok(Err(error)) => {
             tracing::debug!("a connection broke before it said anything: {error}");
@@ -67,25 +82,52 @@ pub(super) async fn introduce(stream: TcpStream, doors: Doors) -> Option<Introdu
     }
 }
 
-async fn first_bytes(mut stream: TcpStream, doors: Doors) -> io::Result<Option<Introduced>> {
+async fn first_bytes(
+    mut stream: TcpStream,
+    doors: Doors,
+    security: &Security,
+) -> io::Result<Option<Introduced>> {
     let mut first = [0u8; 1];
     if stream.peek(&mut first).await? == 0 {
         return Ok(None);
     }
     if raft::transport::first_byte_is_peer(first[0]) {
-        return Ok(doors.peers.then_some(Introduced::Peer(stream)));
+        // Without TLS no peer is heard where TLS is spoken.
+        return Ok((doors.peers && !security.peers).then_some(Introduced::Peer(stream)));
+    }
+    let is_secured = first[0] == TLS_HANDSHAKE;
+    if doors.peers && security.peers && is_secured {
+        let is_peer = !(doors.clients && doors.secured) || offers_peer_protocol(&stream).await?;
+        if is_peer {
+            return Ok(Some(Introduced::Peer(stream)));
+        }
     }
     if !doors.clients {
         return Ok(None);
     }
+    match (&security.clients, doors.secured) {
+        (Some(tls), true) if is_secured => {
+            let (stream, name) = tls.welcome(stream).await?;
+            preface(Wire::Secured(Box::new(stream)), name.map(CommonName)).await
+        }
+        (_, true) => {
+            stream.write_all(NOT_SECURED).await?;
+            Ok(None)
+        }
+        (_, false) => preface(Wire::Plain(stream), None).await,
+    }
+}
+
+/// Tells HTTP/2 from HTTP/1 by what a client says first.
+async fn preface(mut stream: Wire, name: Option<CommonName>) -> io::Result<Option<Introduced>> {
     let mut read = BytesMut::with_capacity(HTTP2_PREFACE.len());
     loop {
         let matching = read.len().min(HTTP2_PREFACE.len());
         if read[..matching] != HTTP2_PREFACE[..matching] {
-            return Ok(Some(Introduced::Http1(Rewound { read: read.freeze(), stream })));
+            return Ok(Some(Introduced::Http1(Rewound { read: read.freeze(), stream }, name)));
         }
         if matching == HTTP2_PREFACE.len() {
-            return Ok(Some(Introduced::Http2(Rewound { read: read.freeze(), stream })));
+            return Ok(Some(Introduced::Http2(Rewound { read: read.freeze(), stream }, name)));
         }
         let mut rest = (&mut stream).take((HTTP2_PREFACE.len() - read.len()) as u64);
         if rest.read_buf(&mut read).await? == 0 {
@@ -94,13 +136,44 @@ async fn first_bytes(mut stream: TcpStream, doors: Doors) -> io::Result<Option<I
     }
 }
 
+/// Whether what a TLS client says first, which stays unread, offers the protocol of members.
+async fn offers_peer_protocol(stream: &TcpStream) -> io::Result<bool> {
+    let mut bytes = vec![0u8; HELLO_BYTES_MAX];
+    let mut known = 0;
+    loop {
+        let count = stream.peek(&mut bytes).await?;
+        if count == known {
+            // Nothing more has come.
+            tokio::time::sleep(HELLO_WAIT).await;
+            continue;
+        }
+        known = count;
+        let mut acceptor = rustls::server::Acceptor::default();
+        let mut rest = &bytes[..count];
+        while !rest.is_empty() {
+            acceptor.read_tls(&mut rest)?;
+        }
+        match acceptor.accept() {
+            Ok(Some(accepted)) => {
+                let hello = accepted.client_hello();
+                return Ok(hello
+                    .alpn()
+                    .is_some_and(|mut names| names.any(|name| name == PEER_PROTOCOL)));
+            }
+            Ok(None) if count < HELLO_BYTES_MAX => {}
+            // The handshake with a client will say what is wrong.
+            Ok(None) | Err(_) => return Ok(false),
+        }
+    }
+}
+
 /// Serves HTTP/2 until the client leaves, or `stop` and the requests under way are answered.
 pub(super) async fn serve_http2(
-    io: Rewound,
+    (io, name): (Rewound, Option<CommonName>),
     serving: (Router, Arc<Metrics>),
     stop: watch::Receiver<bool>,
 ) {
-    let service = service_fn(move |request| answer(serving.clone(), request));
+    let service = service_fn(move |request| answer(serving.clone(), request, name.as_ref()));
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -122,7 +195,7 @@ pub(super) async fn serve_http2(
 
 /// Serves HTTP/1 likewise. The ticket is given back when the first request's head is there.
 pub(super) async fn serve_http1(
-    io: Rewound,
+    (io, name): (Rewound, Option<CommonName>),
     serving: (Router, Arc<Metrics>),
     stop: watch::Receiver<bool>,
     ticket: Ticket,
@@ -130,7 +203,7 @@ pub(super) async fn serve_http1(
     let ticket = Mutex::new(Some(ticket));
     let service = service_fn(move |request| {
         drop(ticket.lock().unwrap_or_else(PoisonError::into_inner).take());
-        answer(serving.clone(), request)
+        answer(serving.clone(), request, name.as_ref())
     });
     let mut builder = http1::Builder::new();
     builder
@@ -149,17 +222,23 @@ pub(super) async fn serve_http1(
     report(ended);
 }
 
-async fn answer(
+fn answer(
     (mut router, metrics): (Router, Arc<Metrics>),
-    request: hyper::Request<Incoming>,
-) -> Result<hyper::Response<Measured<Body>>, Infallible> {
+    mut request: hyper::Request<Incoming>,
+    name: Option<&CommonName>,
+) -> impl Future<Output = Result<hyper::Response<Measured<Body>>, Infallible>> + use<> {
+    if let Some(name) = name {
+        request.extensions_mut().insert(name.clone());
+    }
     let call = metrics.begin(request.uri().path());
     let request = request.map(|body| Received::new(body, call.as_ref()));
-    let mut response = router.call(request).await?;
-    crate::etcd::polish(&mut response);
-    let (parts, body) = response.into_parts();
-    let body = Measured::new(body, &parts.headers, call);
-    Ok(hyper::Response::from_parts(parts, body))
+    async move {
+        let mut response = router.call(request).await?;
+        crate::etcd::polish(&mut response);
+        let (parts, body) = response.into_parts();
+        let body = Measured::new(body, &parts.headers, call);
+        Ok(hyper::Response::from_parts(parts, body))
+    }
 }
 
 /// Returns once `stop` is true.
@@ -189,7 +268,7 @@ pub(super) fn into_std(stream: TcpStream, from: SocketAddr) -> Option<std::net::
 #[derive(Debug)]
 pub(super) struct Rewound {
     read: Bytes,
-    stream: TcpStream,
+    stream: Wire,
 }
 
 impl AsyncRead for Rewound {

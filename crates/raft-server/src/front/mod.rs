@@ -2,6 +2,7 @@
 
 mod admission;
 mod connection;
+mod wire;
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use self::admission::{Admission, Ticket};
 use self::connection::Introduced;
 use crate::config;
 use crate::metrics::Metrics;
+use crate::tls::Tls;
 
 /// How long a port that is in use is waited for: another process may be about to leave it, and in the
 /// ephemeral range a passing connection may hold it (decision 24).
@@ -37,6 +39,17 @@ pub struct Doors {
     pub peers: bool,
     /// gRPC and HTTP clients.
     pub clients: bool,
+    /// Clients speak TLS.
+    pub secured: bool,
+}
+
+/// What is spoken at the doors.
+#[derive(Clone, Default, Debug)]
+pub struct Security {
+    /// For clients, where a door is secured.
+    pub clients: Option<Arc<Tls>>,
+    /// Members speak TLS with each other, which is the transport's: here they are only told apart.
+    pub peers: bool,
 }
 
 /// Listens on everything that `address` resolves to.
@@ -90,6 +103,7 @@ pub struct Front<P> {
     accept_peer: P,
     stop: watch::Receiver<bool>,
     admission: Admission,
+    security: Security,
 }
 
 impl<P: Fn(std::net::TcpStream) + Clone + Send + Sync + 'static> Front<P> {
@@ -99,8 +113,9 @@ impl<P: Fn(std::net::TcpStream) + Clone + Send + Sync + 'static> Front<P> {
         (router, metrics): (Router, Arc<Metrics>),
         accept_peer: P,
         stop: watch::Receiver<bool>,
+        security: Security,
     ) -> Self {
-        Self { router, metrics, accept_peer, stop, admission: Admission::default() }
+        Self { router, metrics, accept_peer, stop, admission: Admission::default(), security }
     }
 
     /// Accepts until `stop` is true and every client's connection has ended.
@@ -167,7 +182,7 @@ impl<P: Fn(std::net::TcpStream) + Clone + Send + Sync + 'static> Front<P> {
 
     async fn serve(self, stream: TcpStream, from: SocketAddr, doors: Doors, ticket: Ticket) {
         let introduced = tokio::select! {
-            introduced = connection::introduce(stream, doors) => introduced,
+            introduced = connection::introduce(stream, doors, &self.security) => introduced,
             () = connection::stopped(self.stop.clone()) => None,
         };
         match introduced {
@@ -177,12 +192,14 @@ impl<P: Fn(std::net::TcpStream) + Clone + Send + Sync + 'static> Front<P> {
                     (self.accept_peer)(stream);
                 }
             }
-            Some(Introduced::Http2(io)) => {
+            Some(Introduced::Http2(io, name)) => {
                 drop(ticket);
-                connection::serve_http2(io, (self.router, self.metrics), self.stop).await;
+                let serving = (self.router, self.metrics);
+                connection::serve_http2((io, name), serving, self.stop).await;
             }
-            Some(Introduced::Http1(io)) => {
-                connection::serve_http1(io, (self.router, self.metrics), self.stop, ticket).await;
+            Some(Introduced::Http1(io, name)) => {
+                let serving = (self.router, self.metrics);
+                connection::serve_http1((io, name), serving, self.stop, ticket).await;
             }
         }
     }

@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder as _, Histogram, HistogramOpts, IntCounter, IntGauge, Registry, TextEncoder,
+    Encoder as _, Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 use raft::Node;
 use raft::meters::Meters;
@@ -22,10 +23,13 @@ use self::calls::Calls;
 pub(crate) use self::calls::{Measured, Received};
 use self::measurements::Measurements;
 use self::page::Page;
+use crate::tls::Tls;
 
 /// All counters of this member.
 pub struct Metrics {
     registry: Registry,
+    /// Of the certificates that are presented; made when there are any.
+    certificates: std::sync::OnceLock<Vec<(Arc<Tls>, IntGauge)>>,
     pub(crate) calls: Calls,
     page: Page,
     /// Proposals that wait for their answer.
@@ -76,14 +80,34 @@ impl Metrics {
                 "etcd_server_health_failures",
                 "The total number of failed health checks.",
             )?,
+            certificates: std::sync::OnceLock::new(),
             registry,
         };
         Ok(Arc::new(metrics))
     }
 
+    /// From now on the page says when these certificates expire. Once.
+    pub(crate) fn show_certificates(&self, all: &[Arc<Tls>]) {
+        let options = Opts::new(
+            "rusty_raft_certificate_expires_timestamp_seconds",
+            "When the certificate that is presented expires, in seconds since 1970.",
+        );
+        let Ok(expiry) = IntGaugeVec::new(options, &["for"]) else { return };
+        let gauges = all
+            .iter()
+            .map(|tls| (Arc::clone(tls), expiry.with_label_values(&[&tls.role().to_string()])));
+        if self.certificates.set(gauges.collect()).is_ok() {
+            // The name is taken by nobody else.
+            self.registry.register(Box::new(expiry)).ok();
+        }
+    }
+
     /// The page, in the text format of Prometheus.
     pub(crate) fn text(&self, node: &Node<Store>, facts: &Facts) -> prometheus::Result<String> {
         self.page.update(node, facts);
+        for (tls, gauge) in self.certificates.get().into_iter().flatten() {
+            gauge.set(i64::try_from(tls.expires()).unwrap_or(i64::MAX));
+        }
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())

@@ -109,7 +109,7 @@ async fn three_members_start_by_flags_variables_and_a_file() {
     assert_eq!(refused.code(), Code::Unimplemented);
     let scraped = http_get(&metrics, "/metrics");
     assert!(scraped.contains("etcd_server_has_leader 1"), "{scraped}");
-    // A member that is started again is what it was, whatever its flags say about the beginning.
+    // A member that is started again is what it was, whatever its token says.
     let [first, second, third] = processes;
     drop((first, second, third));
     assert!(folder.path().join("n1.etcd/member").is_dir());

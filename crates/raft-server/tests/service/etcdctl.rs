@@ -42,7 +42,7 @@ fn txn(endpoints: &str, input: &str) -> String {
 }
 
 /// Says so, once for each test, where there is none to test with.
-fn is_missing() -> bool {
+pub(crate) fn is_missing() -> bool {
     let missing = Command::new("etcdctl").arg("version").output().is_err();
     if missing {
         eprintln!(

@@ -9,6 +9,9 @@
 //! Deliberately absent: any decision of the protocol, any clock, any network, any retry of a failed sync.
 
 mod body;
+#[cfg(test)]
+mod decoders;
+pub mod examine;
 mod files;
 mod hard_state;
 mod identity;
@@ -23,6 +26,7 @@ mod segment;
 pub mod snapshot;
 mod spares;
 mod store;
+mod survivor;
 mod tables;
 mod worker;
 
@@ -32,4 +36,5 @@ pub use options::{
     LogStatus, Missing, Opened, RecoveryReport, Supply,
 };
 pub use store::Log;
+pub use survivor::Survivor;
 pub use worker::{LogCompletion, LogRequest, LogWorker};

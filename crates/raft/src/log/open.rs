@@ -100,6 +100,10 @@ impl<D: Disk> Log<D> {
             let path = files.path(name);
             files.remove(&path)?;
         }
+        if recovery.is_some() && !names.iter().any(|name| name == "formation") {
+            // A member needs nothing of it any more.
+            files.create("formation", &vec![0; 2 * FORMATION_COPY_BYTES])?;
+        }
         let identity = match identity {
             Some(identity) => identity,
             None => {
@@ -366,13 +370,14 @@ fn create<D: Disk>(files: &mut Files<D>, identity: Identity) -> Result<Promises,
 }
 
 /// What the small files say.
-struct Found {
-    identity: Option<Result<Identity, SealProblem>>,
-    cluster: Option<Result<(Identity, Formed), SealProblem>>,
+pub(super) struct Found {
+    pub(super) identity: Option<Result<Identity, SealProblem>>,
+    pub(super) cluster: Option<Result<(Identity, Formed), SealProblem>>,
     slots: Option<SlotsFound>,
-    promises: Promises,
-    formation: (u64, Bytes),
-    segments: Vec<u32>,
+    pub(super) promises: Promises,
+    pub(super) formation: (u64, Bytes),
+    formation_exists: bool,
+    pub(super) segments: Vec<u32>,
     segments_used: bool,
 }
 
@@ -396,7 +401,7 @@ const fn newer<T>(found: Option<&Result<T, SealProblem>>) -> Option<u32> {
 }
 
 impl Found {
-    fn look<D: Disk>(files: &Files<D>, names: &[String]) -> Result<Self, DataError> {
+    pub(super) fn look<D: Disk>(files: &Files<D>, names: &[String]) -> Result<Self, DataError> {
         let slots = files.read("promises")?.map(|bytes| choose(&bytes));
         let promises = match &slots {
             Some(SlotsFound::Agree(promises)) => promises.clone(),
@@ -415,12 +420,30 @@ impl Found {
             slots,
             promises,
             formation: formation.unwrap_or_default(),
+            formation_exists: names.iter().any(|name| name == "formation"),
             segments,
             segments_used,
         })
     }
 
-    fn newer(&self) -> Option<(&'static str, u32)> {
+    /// What two slots agree on.
+    pub(super) const fn agreed(&self) -> Option<&Promises> {
+        match &self.slots {
+            Some(SlotsFound::Agree(promises)) => Some(promises),
+            Some(SlotsFound::Disagree | SlotsFound::Newer(_)) | None => None,
+        }
+    }
+
+    /// Whose log this is, if both files that say so are intact.
+    pub(super) fn owner(&self) -> Option<(Identity, Formed)> {
+        match (&self.identity, &self.cluster) {
+            (Some(Ok(identity)), Some(Ok((_, formed)))) => Some((*identity, formed.clone())),
+            _ => None,
+        }
+    }
+
+    /// A file of a format that this program does not know, and which.
+    pub(super) fn newer(&self) -> Option<(&'static str, u32)> {
         if let Some(version) = newer(self.identity.as_ref()) {
             return Some(("identity", version));
         }
@@ -433,7 +456,8 @@ impl Found {
         }
     }
 
-    fn case(&self) -> StartCase {
+    /// The row of the table that applies.
+    pub(super) fn case(&self) -> StartCase {
         let identity = self.identity.as_ref().and_then(|found| found.as_ref().ok());
         let cluster = self.cluster.as_ref().and_then(|found| found.as_ref().ok());
         let agree = matches!(self.slots, Some(SlotsFound::Agree(_)));
@@ -455,7 +479,7 @@ impl Found {
     }
 
     /// Who this is and what it belongs to, or why it is refused.
-    fn judge<D: Disk>(
+    pub(super) fn judge<D: Disk>(
         &self,
         case: StartCase,
         files: &Files<D>,
@@ -473,6 +497,9 @@ impl Found {
         };
         match (case, identity, &self.cluster) {
             (StartCase::Fresh, ..) => Ok((None, None)),
+            (StartCase::Empty, Some(_), _) if !self.formation_exists => {
+                damaged("formation", "what this node promised while its cluster formed is missing")
+            }
             (StartCase::Empty, Some(identity), _) => Ok((Some(identity), None)),
             (StartCase::Formed, Some(identity), Some(Ok((_, formed)))) => {
                 Ok((Some(identity), Some(formed.clone())))
@@ -521,7 +548,7 @@ pub(super) struct Recovery {
     segments: Vec<(SegmentHeader, PathBuf)>,
     /// Segments that were about to be begun.
     unused: Vec<PathBuf>,
-    snapshot: SnapshotMeta,
+    pub(super) snapshot: SnapshotMeta,
     report: RecoveryReport,
     unclean: bool,
     /// Damaged batches that were accepted.
@@ -532,7 +559,7 @@ pub(super) struct Recovery {
 
 impl Recovery {
     /// The configurations that are known, oldest first.
-    fn memberships(&self) -> Vec<Membership> {
+    pub(super) fn memberships(&self) -> Vec<Membership> {
         let entries = self.replay.entries.iter().map(|(_, entry)| entry);
         let later = entries.filter(|entry| entry.kind == EntryKind::Membership);
         let later = later.filter_map(|entry| Membership::decode(&entry.payload));
@@ -540,7 +567,8 @@ impl Recovery {
         std::iter::once(snapshot).chain(later.map(|(membership, _)| membership)).collect()
     }
 
-    fn read<D: Disk>(
+    /// Reads the log and decides; changes nothing.
+    pub(super) fn read<D: Disk>(
         files: &Files<D>,
         identity: Identity,
         formed: Formed,

@@ -82,6 +82,8 @@ pub struct Settings {
     pub external_listener: bool,
     /// Known to all members: with it both ends of a connection prove that they know it.
     pub cluster_secret: Option<crate::transport::Secret>,
+    /// What secures the connections between members, the same for all of them; `None`: they are plain TCP.
+    pub security: Option<Arc<dyn crate::transport::Security>>,
     /// How long the raft thread and the log's stay awake for the next event, while events come closer together than half
     /// of this; zero: never (1 ms). Takes a third off the latency of a lone writer, and processor time that nobody else
     /// wants. Has no effect where the process may use one processor only.
@@ -127,6 +129,7 @@ impl Default for Settings {
             handover_timeout: Duration::from_secs(1),
             external_listener: false,
             cluster_secret: None,
+            security: None,
             busy_poll: Duration::from_millis(1),
             feature_level: None,
             meters: Arc::default(),

@@ -29,6 +29,8 @@ mod belonging;
 mod builder;
 mod busy_poll;
 pub mod checkpoint;
+#[cfg(test)]
+mod decoders;
 pub mod driver;
 mod feature_level;
 pub mod formation;
@@ -36,6 +38,7 @@ pub mod formation_message;
 mod member_info;
 pub mod pending;
 mod rebuild;
+pub mod recover;
 mod request;
 pub mod standing;
 mod status;

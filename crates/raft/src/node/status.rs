@@ -100,6 +100,8 @@ pub struct Status {
     /// What every member knows, as of the last committed configuration (decision 18): commands of a higher level are
     /// refused.
     pub feature_level: u16,
+    /// The disk has no space for the log's next segment: what makes the state larger is refused here.
+    pub disk_full: bool,
     /// The configuration in force.
     pub membership: Arc<Membership>,
     /// Every member of it, in order of id.
@@ -123,6 +125,7 @@ impl Status {
             first_index: Index(1),
             snapshot: EntryId::ZERO,
             feature_level: 1,
+            disk_full: false,
             membership: Arc::new(Membership::default()),
             members: Arc::new(Vec::new()),
         }
@@ -135,6 +138,7 @@ impl Status {
             || self.role != other.role
             || self.term != other.term
             || self.leader != other.leader
+            || self.disk_full != other.disk_full
             || self.membership != other.membership
     }
 

@@ -182,7 +182,7 @@ fn damaged_snapshot(error: NodeError) -> NodeError {
 }
 
 /// Numbers that no other node has: from the operating system.
-fn fresh_numbers() -> Result<(u64, Incarnation), NodeError> {
+pub(super) fn fresh_numbers() -> Result<(u64, Incarnation), NodeError> {
     let mut bytes = [0u8; 24];
     let path = std::path::Path::new("/dev/urandom");
     File::open(path).and_then(|mut file| file.read_exact(&mut bytes)).map_err(|source| {
@@ -396,6 +396,7 @@ async fn run<S: StateMachine>(
         address: settings.address.clone(),
         listen: (!settings.external_listener).then(|| settings.address.clone()),
         cluster_secret: settings.cluster_secret.clone(),
+        security: settings.security.clone(),
         meters: Arc::clone(&settings.meters),
     };
     let (mut transport, mut network, events) =

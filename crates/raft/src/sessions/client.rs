@@ -41,7 +41,8 @@ impl SessionClient {
         Self::open_among(node, SESSIONS_MAX).await
     }
 
-    /// As [`open`](Self::open), with at most `sessions_max` open sessions afterwards, from 1 on.
+    /// As [`open`](Self::open), with at most `sessions_max` open sessions afterwards, from 1 on: with 1, everybody else's
+    /// end.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -121,6 +122,7 @@ impl SessionClient {
                 Ok(SessionResponse::Outdated { newest }) => {
                     return Err(SessionError::Outdated { newest });
                 }
+                Ok(SessionResponse::Forgotten) => return Err(SessionError::Forgotten),
                 Ok(_) => return Err(SessionError::Ended { uncertain: !certain_so_far }),
                 Err(error) => {
                     self.uncertain = !(certain_so_far && error.is_definite());
@@ -151,6 +153,7 @@ async fn pause(error: &ProposeError, end: Instant) -> Result<(), ()> {
     let helps = match error {
         ProposeError::NoLeader
         | ProposeError::Overloaded
+        | ProposeError::NoSpace
         | ProposeError::Superseded
         | ProposeError::Unknown
         | ProposeError::TimedOut => true,
@@ -183,6 +186,8 @@ pub enum SessionError {
         /// The later command's number.
         newest: u64,
     },
+    /// Applied, once; what it answered cannot be read by this version of the state machine.
+    Forgotten,
 }
 
 impl SessionError {
@@ -192,7 +197,7 @@ impl SessionError {
         match self {
             Self::Propose(_) => true,
             Self::Ended { uncertain } => !*uncertain,
-            Self::Unknown(_) | Self::Outdated { .. } => false,
+            Self::Unknown(_) | Self::Outdated { .. } | Self::Forgotten => false,
         }
     }
 }
@@ -207,6 +212,9 @@ impl fmt::Display for SessionError {
             Self::Ended { uncertain: false } => write!(f, "the session has ended; not applied"),
             Self::Ended { uncertain: true } => {
                 write!(f, "the session has ended: outcome of an earlier try unknown")
+            }
+            Self::Forgotten => {
+                write!(f, "applied; its answer is of another version and cannot be read")
             }
             Self::Outdated { newest } => write!(
                 f,

@@ -16,8 +16,10 @@
 //! ```
 //!
 //! A session ends when it is closed, when [`SessionCommand::Expire`] says so, or when more are open than
-//! [`SessionCommand::Open`] allows: then the one that has been silent longest goes. All three are entries of the log, so
-//! that members agree; no clock is involved.
+//! [`SessionCommand::Open`] allows or all remembered responses take more than 64 MiB: then the one that has been silent
+//! longest goes. All of it follows from the log, so that members agree; no clock is involved.
+//!
+//! Sessions are there from the first entry on, or never: a log that was written without them cannot be read with them.
 
 mod client;
 mod table;
@@ -31,14 +33,16 @@ use raft_core::{
 pub use client::{SESSIONS_MAX, SessionClient, SessionError};
 use table::Table;
 
-/// Tags of [`SessionCommand`] in the log; fixed for ever.
+/// Begins every [`SessionCommand`], so that a log that was written without sessions is refused; fixed for ever, like the
+/// kinds below.
+const MAGIC: u8 = 0xa5;
 const COMMAND: u8 = 1;
 const OPEN: u8 = 2;
 const CLOSE: u8 = 3;
 const EXPIRE: u8 = 4;
 
 /// A response that a session remembers, and therefore a snapshot holds. The encoding must stay decodable for ever.
-pub trait CachedResponse: Clone + Send + 'static {
+pub trait CachedResponse: Sized + Send + 'static {
     /// Appends the encoded response to `out`.
     fn encode(&self, out: &mut BytesMut);
 
@@ -81,7 +85,7 @@ impl CachedResponse for Bytes {
 #[derive(Debug)]
 pub struct Sessions<S: StateMachine> {
     machine: S,
-    table: Table<S::Response>,
+    table: Table,
 }
 
 impl<S: StateMachine<Response: CachedResponse>> Sessions<S> {
@@ -130,6 +134,9 @@ pub enum SessionResponse<R> {
     /// This entry applied nothing, because the session has ended. Whether an earlier entry applied the same command
     /// cannot be known any more.
     NoSession,
+    /// The command is applied, by an earlier entry; what it answered was written by another version of the state
+    /// machine, and this one cannot read it.
+    Forgotten,
     /// This entry applied nothing, because a later command of the session has been applied, of this number.
     Outdated {
         /// The newest applied command's number.
@@ -139,6 +146,7 @@ pub enum SessionResponse<R> {
 
 impl<C: Command> Command for SessionCommand<C> {
     fn encode(&self, out: &mut BytesMut) {
+        out.put_u8(MAGIC);
         match self {
             Self::Command(command) => {
                 out.put_u8(COMMAND);
@@ -161,6 +169,11 @@ impl<C: Command> Command for SessionCommand<C> {
 
     fn decode(mut bytes: Bytes) -> Result<Self, DecodeError> {
         let short = |_| wrong("more bytes");
+        if bytes.try_get_u8().map_err(short)? != MAGIC {
+            return Err(wrong(
+                "a command in a session: this log was written without sessions, and one",
+            ));
+        }
         let command = match bytes.try_get_u8().map_err(short)? {
             COMMAND => return C::decode(bytes).map(Self::Command),
             OPEN => Self::Open { sessions_max: bytes.try_get_u32_le().map_err(short)? },
@@ -180,6 +193,14 @@ impl<C: Command> Command for SessionCommand<C> {
             Self::Open { .. } | Self::Close { .. } | Self::Expire { .. } => 1,
         }
     }
+
+    fn needs_space(&self) -> bool {
+        match self {
+            Self::Command(command) => command.needs_space(),
+            Self::Open { .. } => true,
+            Self::Close { .. } | Self::Expire { .. } => false,
+        }
+    }
 }
 
 impl<S: StateMachine<Response: CachedResponse>> StateMachine for Sessions<S> {
@@ -187,7 +208,7 @@ impl<S: StateMachine<Response: CachedResponse>> StateMachine for Sessions<S> {
     type Response = SessionResponse<S::Response>;
     type Query = S::Query;
     type Answer = S::Answer;
-    type Snapshot = Picture<S::Snapshot, S::Response>;
+    type Snapshot = Picture<S::Snapshot>;
 
     const FEATURE_LEVEL: u16 = S::FEATURE_LEVEL;
 
@@ -240,12 +261,12 @@ impl<S: StateMachine<Response: CachedResponse>> StateMachine for Sessions<S> {
 
 /// The table and the picture of the state machine inside, which share a snapshot: first the blobs of the one, then of the other.
 #[derive(Debug)]
-pub struct Picture<P, R> {
-    table: Table<R>,
+pub struct Picture<P> {
+    table: Table,
     machine: P,
 }
 
-impl<P: Snapshot, R: CachedResponse> Snapshot for Picture<P, R> {
+impl<P: Snapshot> Snapshot for Picture<P> {
     fn write(self, sink: &mut dyn SnapshotSink) -> Result<(), SnapshotError> {
         self.table.write(sink)?;
         self.machine.write(sink)

@@ -22,66 +22,81 @@ use super::{CachedResponse, SessionResponse};
 const VERSION: u8 = 1;
 /// The table is cut into blobs of so many bytes.
 const CHUNK_BYTES: usize = 1 << 20;
+/// What all remembered responses together may take; beyond it the sessions that have been silent longest end. Members
+/// must agree on it: a program with another limit needs another feature level.
+pub(super) const RESPONSES_BYTES_MAX: usize = 64 << 20;
 
 /// The open sessions.
 #[derive(Clone, Debug)]
-pub(super) struct Table<R> {
-    sessions: BTreeMap<u64, Held<R>>,
+pub(super) struct Table {
+    sessions: BTreeMap<u64, Held>,
     /// Sessions by the index of their last entry: each entry belongs to one session at most.
     by_use: BTreeMap<Index, u64>,
+    /// Of all remembered responses.
+    bytes: usize,
 }
 
 /// One session.
 #[derive(Clone, Debug)]
-struct Held<R> {
+struct Held {
     used: Index,
-    /// The last applied command; none before the first.
-    last: Option<(u64, R)>,
+    /// The last applied command's number, and its response as encoded; none before the first.
+    last: Option<(u64, Bytes)>,
 }
 
-impl<R> Table<R> {
+impl Held {
+    fn bytes(&self) -> usize {
+        self.last.as_ref().map_or(0, |(_, response)| response.len())
+    }
+}
+
+impl Table {
     pub(super) const fn new() -> Self {
-        Self { sessions: BTreeMap::new(), by_use: BTreeMap::new() }
+        Self { sessions: BTreeMap::new(), by_use: BTreeMap::new(), bytes: 0 }
     }
 
     /// Opens the session named like its entry; at most `sessions_max`, and at least this one, remain.
     pub(super) fn open(&mut self, index: Index, sessions_max: u32) {
         let others = usize::try_from(sessions_max).unwrap_or(usize::MAX).saturating_sub(1);
-        while self.sessions.len() > others
-            && let Some((_, silent)) = self.by_use.pop_first()
-        {
-            self.sessions.remove(&silent);
-        }
+        while self.sessions.len() > others && self.end_silent().is_some() {}
         self.insert(index.0, Held { used: index, last: None });
+    }
+
+    /// Ends the session that has been silent longest.
+    fn end_silent(&mut self) -> Option<u64> {
+        let (_, silent) = self.by_use.pop_first()?;
+        let held = self.sessions.remove(&silent)?;
+        self.bytes -= held.bytes();
+        Some(silent)
     }
 
     /// Ends a session; how many ended.
     pub(super) fn close(&mut self, session: u64) -> u64 {
         let Some(held) = self.sessions.remove(&session) else { return 0 };
         self.by_use.remove(&held.used);
+        self.bytes -= held.bytes();
         1
     }
 
     /// Ends those that were last used before `silent_since`; how many.
     pub(super) fn expire(&mut self, silent_since: Index) -> u64 {
-        let kept = self.by_use.split_off(&silent_since);
-        let ended = std::mem::replace(&mut self.by_use, kept);
-        for session in ended.values() {
-            self.sessions.remove(session);
+        let mut ended = 0;
+        while self.by_use.first_key_value().is_some_and(|(used, _)| *used < silent_since)
+            && self.end_silent().is_some()
+        {
+            ended += 1;
         }
-        // A usize is at most 64 bits on every supported target.
-        u64::try_from(ended.len()).unwrap_or(u64::MAX)
+        ended
     }
 
-    fn insert(&mut self, session: u64, held: Held<R>) {
+    fn insert(&mut self, session: u64, held: Held) {
+        self.bytes += held.bytes();
         self.by_use.insert(held.used, session);
         self.sessions.insert(session, held);
     }
-}
 
-impl<R: CachedResponse> Table<R> {
     /// Applies a command unless the session has applied it, or a later one, already.
-    pub(super) fn once(
+    pub(super) fn once<R: CachedResponse>(
         &mut self,
         index: Index,
         session: Session,
@@ -96,14 +111,24 @@ impl<R: CachedResponse> Table<R> {
         held.used = index;
         match &held.last {
             Some((newest, response)) if session.sequence == *newest => {
-                SessionResponse::Applied(response.clone())
+                match R::decode(response.clone()) {
+                    Ok(response) => SessionResponse::Applied(response),
+                    Err(_) => SessionResponse::Forgotten,
+                }
             }
             Some((newest, _)) if session.sequence < *newest => {
                 SessionResponse::Outdated { newest: *newest }
             }
             _ => {
                 let response = apply();
-                held.last = Some((session.sequence, response.clone()));
+                let mut encoded = BytesMut::new();
+                response.encode(&mut encoded);
+                self.bytes -= held.bytes();
+                self.bytes += encoded.len();
+                held.last = Some((session.sequence, encoded.freeze()));
+                while self.bytes > RESPONSES_BYTES_MAX && self.sessions.len() > 1 {
+                    self.end_silent();
+                }
                 SessionResponse::Applied(response)
             }
         }
@@ -112,18 +137,16 @@ impl<R: CachedResponse> Table<R> {
     /// The sessions as the module's head draws them, uncut.
     pub(super) fn encode(&self) -> BytesMut {
         let mut out = BytesMut::new();
-        let mut encoded = BytesMut::new();
         for (session, held) in &self.sessions {
             out.put_u64_le(*session);
             out.put_u64_le(held.used.0);
             out.put_u64_le(held.last.as_ref().map_or(0, |(sequence, _)| *sequence));
             out.put_u8(u8::from(held.last.is_some()));
             if let Some((_, response)) = &held.last {
-                encoded.clear();
-                response.encode(&mut encoded);
-                // A response is part of one snapshot's memory: never four gibibytes.
-                out.put_u32_le(u32::try_from(encoded.len()).unwrap_or(u32::MAX));
-                out.put_slice(&encoded);
+                // Of a response that is longer, nothing is left to answer with: its session then is of no use, and
+                // no state machine answers with four gibibytes.
+                out.put_u32_le(u32::try_from(response.len()).unwrap_or(u32::MAX));
+                out.put_slice(response);
             }
         }
         out
@@ -188,7 +211,7 @@ impl<R: CachedResponse> Table<R> {
                     if len > input.remaining() {
                         return None;
                     }
-                    Some((sequence, R::decode(input.split_to(len)).ok()?))
+                    Some((sequence, input.split_to(len)))
                 }
                 _ => return None,
             };

@@ -165,10 +165,10 @@ fn sessions_silent_since_an_index_are_ended_by_command() {
 #[test]
 fn version_1_is_fixed() {
     let cases: [(SessionCommand<Add>, &[u8]); 4] = [
-        (SessionCommand::Command(Add(3)), &[1, 3, 0, 0, 0, 0, 0, 0, 0]),
-        (SessionCommand::Open { sessions_max: 258 }, &[2, 2, 1, 0, 0]),
-        (SessionCommand::Close { session: 4 }, &[3, 4, 0, 0, 0, 0, 0, 0, 0]),
-        (SessionCommand::Expire { silent_since: Index(5) }, &[4, 5, 0, 0, 0, 0, 0, 0, 0]),
+        (SessionCommand::Command(Add(3)), &[0xa5, 1, 3, 0, 0, 0, 0, 0, 0, 0]),
+        (SessionCommand::Open { sessions_max: 258 }, &[0xa5, 2, 2, 1, 0, 0]),
+        (SessionCommand::Close { session: 4 }, &[0xa5, 3, 4, 0, 0, 0, 0, 0, 0, 0]),
+        (SessionCommand::Expire { silent_since: Index(5) }, &[0xa5, 4, 5, 0, 0, 0, 0, 0, 0, 0]),
     ];
     for (command, bytes) in cases {
         let mut out = BytesMut::new();
@@ -192,7 +192,10 @@ fn version_1_is_fixed() {
 
 #[test]
 fn what_is_no_session_command_is_refused() {
-    for bytes in [&b""[..], &[0], &[5], &[1, 3], &[2, 1, 0, 0], &[2, 1, 0, 0, 0, 0], &[3; 10]] {
+    let good = [0xa5, 2, 1, 0, 0, 0];
+    assert!(SessionCommand::<Add>::decode(Bytes::copy_from_slice(&good)).is_ok());
+    let longer = [&good[..], &[0]].concat();
+    for bytes in [&b""[..], &good[1..], &good[..5], &longer, &[0xa5], &[0xa5, 5], &[0xa5, 1, 3]] {
         let decoded = SessionCommand::<Add>::decode(Bytes::copy_from_slice(bytes));
         assert!(decoded.is_err(), "{bytes:?}: {decoded:?}");
     }
@@ -214,6 +217,27 @@ fn a_table_larger_than_a_blob_comes_back() {
     let mut restored = Sessions::new(Large);
     restored.restore(&snapshot).unwrap();
     assert_eq!(restored.digest(), machine.digest());
+}
+
+/// Sixty-four mebibytes of answers, half a mebibyte each, are a hundred and twenty-eight sessions.
+#[test]
+fn remembered_responses_have_a_limit() {
+    let mut machine = Sessions::new(Large);
+    for session in 1..=130 {
+        let id = EntryId::new(session, 1);
+        machine.apply(ApplyContext::at(id), SessionCommand::Open { sessions_max: 1000 });
+    }
+    let mut add = |index: u64, session: u64, sequence: u64| {
+        let session = Some(Session { id: session, sequence });
+        let context = ApplyContext { id: EntryId::new(index, 1), session };
+        machine.apply(context, SessionCommand::Command(Add(index)))
+    };
+    for session in 1..=129 {
+        assert!(matches!(add(1000 + session, session, 1), Applied(_)));
+    }
+    assert!(matches!(add(2001, 130, 1), NoSession), "silent since it was opened");
+    assert!(matches!(add(2002, 1, 1), NoSession), "silent longest then");
+    assert!(matches!(add(2003, 2, 1), Applied(_)), "within the limit again");
 }
 
 /// Has no state, and answers with half a mebibyte.
@@ -316,7 +340,9 @@ proptest! {
                         }
                         Outdated { newest } => prop_assert!(newest > sequence),
                         NoSession => {}
-                        SessionResponse::Opened(_) | Ended(_) => prop_assert!(false),
+                        SessionResponse::Opened(_) | Ended(_) | SessionResponse::Forgotten => {
+                            prop_assert!(false);
+                        }
                     }
                 }
                 Step::Expire(back) => {

@@ -20,6 +20,7 @@ use super::connection::{self, FrameReader, ReadError, Writer};
 use super::handshake::{Established, Refused, RefusedReason, Responder, refuse_at_once};
 use super::hub::{Hub, Inflight};
 use super::peer::{flush, stopped};
+use super::secure::Connected;
 use super::{
     ACCEPTED_MAX, Event, FLUSH_TIMEOUT, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, HANDSHAKES_PER_IP_MAX,
     INBOUND_BYTES_MAX,
@@ -168,7 +169,7 @@ enum Greeted {
     Gone(std::io::Error),
 }
 
-async fn greet(hub: &Hub, tcp: &mut TcpStream) -> Greeted {
+async fn greet(hub: &Hub, stream: &mut Connected) -> Greeted {
     let nonce = match connection::random() {
         Ok(nonce) => nonce,
         Err(error) => return Greeted::Gone(error),
@@ -177,14 +178,18 @@ async fn greet(hub: &Hub, tcp: &mut TcpStream) -> Greeted {
     let mut responder = Responder::new(secret, hub.sender(), nonce);
     let (mut input, mut out) = (BytesMut::new(), BytesMut::new());
     loop {
-        match tcp.read_buf(&mut input).await {
+        match stream.read_buf(&mut input).await {
             Ok(0) => return Greeted::Gone(std::io::ErrorKind::UnexpectedEof.into()),
             Ok(_) => {}
             Err(error) => return Greeted::Gone(error),
         }
         let hello = |peer| hub.hello(Some(peer));
         let result = hub.with_facts(|facts| responder.receive(facts, hello, &mut input, &mut out));
-        let written = tcp.write_all(&out).await;
+        let written = async {
+            stream.write_all(&out).await?;
+            stream.flush().await
+        };
+        let written = written.await;
         out.clear();
         match (result, written) {
             (Err(refused), _) => return Greeted::Refused(refused),
@@ -196,30 +201,42 @@ async fn greet(hub: &Hub, tcp: &mut TcpStream) -> Greeted {
 }
 
 /// One accepted connection, from its first byte to its end.
-async fn receive(
-    hub: Rc<Hub>,
-    mut tcp: TcpStream,
-    waiting: Waiting,
-    mut stop: watch::Receiver<bool>,
-) {
+async fn receive(hub: Rc<Hub>, tcp: TcpStream, waiting: Waiting, mut stop: watch::Receiver<bool>) {
     let address = waiting.ip;
     if connection::is_to_itself(&tcp) || connection::set_options(&tcp).is_err() {
         return;
     }
+    let greeting = async {
+        let mut stream = match &hub.settings.security {
+            None => Connected::Plain(tcp),
+            Some(security) => match security.accept(tcp).await {
+                Ok(stream) => Connected::Secured(stream),
+                Err(error) => return Err(error),
+            },
+        };
+        let greeted = greet(&hub, &mut stream).await;
+        Ok((stream, greeted))
+    };
     let greeted = tokio::select! {
         biased;
         () = stopped(&mut stop) => return,
-        greeted = timeout(HANDSHAKE_TIMEOUT, greet(&hub, &mut tcp)) => greeted,
+        greeted = timeout(HANDSHAKE_TIMEOUT, greeting) => greeted,
     };
-    let (established, input) = match greeted {
-        Ok(Greeted::Done(established, input)) => (established, input),
-        Ok(Greeted::Refused(refused)) => {
+    let (connected, established, input) = match greeted {
+        Ok(Ok((stream, Greeted::Done(established, input)))) => (stream, established, input),
+        Ok(Err(error)) => {
+            // The dialler tries again and again: here it is told in the log of who wants to know.
+            hub.count(|stats| stats.refused += 1);
+            tracing::debug!(%address, %error, "connection not secured");
+            return;
+        }
+        Ok(Ok((_, Greeted::Refused(refused)))) => {
             hub.count(|stats| stats.refused += 1);
             // The dialler tries again and again, and says loudly why it fails: here it is a detail.
             tracing::debug!(%address, %refused, "connection refused");
             return;
         }
-        Ok(Greeted::Gone(error)) => {
+        Ok(Ok((_, Greeted::Gone(error)))) => {
             tracing::debug!(%address, %error, "connection lost before the handshake");
             return;
         }
@@ -234,12 +251,12 @@ async fn receive(
     drop(waiting);
     tracing::debug!(peer = %node, %address, %stream, "accepted");
     hub.report(Event::Accepted { hello, stream });
-    let (read, write) = tcp.into_split();
+    let (read, write) = connected.split();
     let mut reader = FrameReader::new(read, input);
     tokio::select! {
         biased;
         () = stopped(&mut stop) => {
-            let mut writer = Writer::new(Rc::new(write));
+            let mut writer = Writer::new(write);
             // Whoever does not take it by then never does.
             timeout(FLUSH_TIMEOUT, flush(&hub, &mut writer, None)).await.ok();
         }

@@ -8,9 +8,9 @@ use bytes::{Buf, Bytes, BytesMut};
 use rustix::net::sockopt;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::codec::{self, FRAME_BYTES_MAX, FrameError};
+use super::secure::{ReadHalf, WriteHalf};
 
 /// Silence after which the kernel asks whether the other end is still there.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
@@ -68,13 +68,13 @@ pub(super) enum ReadError {
 /// Frames off a connection.
 #[derive(Debug)]
 pub(super) struct FrameReader {
-    stream: OwnedReadHalf,
+    stream: ReadHalf,
     buffer: BytesMut,
 }
 
 impl FrameReader {
     /// Begins with what the handshake has read already.
-    pub(super) const fn new(stream: OwnedReadHalf, buffer: BytesMut) -> Self {
+    pub(super) const fn new(stream: ReadHalf, buffer: BytesMut) -> Self {
         Self { stream, buffer }
     }
 
@@ -115,37 +115,33 @@ fn take_frame(buffer: &mut BytesMut, bytes: usize) -> Bytes {
 /// Buffers onto a connection. The caller fills [`buffer`](Self::buffer) when it is empty.
 #[derive(Debug)]
 pub(super) struct Writer {
-    stream: Rc<OwnedWriteHalf>,
+    stream: Rc<WriteHalf>,
     pub(super) buffer: BytesMut,
     written: usize,
 }
 
 impl Writer {
-    pub(super) fn new(stream: Rc<OwnedWriteHalf>) -> Self {
+    pub(super) fn new(stream: Rc<WriteHalf>) -> Self {
         Self { stream, buffer: BytesMut::new(), written: 0 }
     }
 
     /// Writes what is left of the buffer and empties it. Cancelling keeps what is left.
     pub(super) async fn write(&mut self) -> io::Result<()> {
         while self.written < self.buffer.len() {
-            match self.stream.try_write(&self.buffer[self.written..]) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => self.written += written,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.stream.writable().await?;
-                }
-                Err(error) => return Err(error),
+            match self.stream.write(&self.buffer[self.written..]).await? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                written => self.written += written,
             }
         }
+        self.stream.flush().await?;
         self.buffer.clear();
         self.written = 0;
         Ok(())
     }
 
     /// Ends the connection in this direction.
-    pub(super) fn shutdown(&self) -> io::Result<()> {
-        let stream: &TcpStream = (*self.stream).as_ref();
-        Ok(rustix::net::shutdown(stream, rustix::net::Shutdown::Write)?)
+    pub(super) async fn shutdown(&self) -> io::Result<()> {
+        self.stream.shutdown().await
     }
 }
 

@@ -9,12 +9,12 @@ use std::sync::atomic::Ordering;
 
 use bytes::{Buf as _, BytesMut};
 use raft_core::{ClusterId, EntryId, LogIdentity, Membership, Message, NodeId, Rng, Time};
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::{Notify, broadcast, mpsc};
 use tokio::time::Instant;
 
 use super::codec::{self, Sender};
 use super::handshake::{Facts, PROTOCOL_MAX, PROTOCOL_MIN};
+use super::secure::WriteHalf;
 use super::{BULK_QUEUE_BYTES_MAX, CONTROL_QUEUE_BYTES_MAX, Event, Local, Settings};
 use crate::io::{Network, Stream};
 use crate::message::{Hello, PeerMessage};
@@ -200,7 +200,7 @@ pub(super) struct Outbox {
     /// Whom the connection leads to, and for what.
     to: (NodeId, Stream),
     /// The connection.
-    stream: Rc<OwnedWriteHalf>,
+    stream: Rc<WriteHalf>,
     meters: Arc<PeerMeters>,
 }
 
@@ -208,12 +208,7 @@ pub(super) struct Outbox {
 const BUFFER_KEEP_BYTES: usize = 1 << 20;
 
 impl Outbox {
-    pub(super) fn new(
-        hub: &Hub,
-        node: NodeId,
-        stream: Stream,
-        connection: Rc<OwnedWriteHalf>,
-    ) -> Self {
+    pub(super) fn new(hub: &Hub, node: NodeId, stream: Stream, connection: Rc<WriteHalf>) -> Self {
         let bytes_max = match stream {
             Stream::Control => CONTROL_QUEUE_BYTES_MAX,
             Stream::Bulk => BULK_QUEUE_BYTES_MAX,

@@ -8,7 +8,8 @@
 //! on what it dialled; accepted connections are for receiving. A stream delivers in order or, after
 //! [`Event::Disconnected`], not at all until [`Event::Connected`].
 //!
-//! Deliberately absent: what messages mean, who is a leader, when a snapshot is due, and TLS.
+//! Deliberately absent: what messages mean, who is a leader, when a snapshot is due, and TLS, which the embedder may put
+//! below ([`Security`]).
 //! docs/wire-format.md draws every byte.
 
 mod accept;
@@ -18,6 +19,7 @@ mod connection;
 pub mod handshake;
 mod hub;
 mod peer;
+mod secure;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -35,6 +37,7 @@ use crate::meters::Meters;
 
 pub use handshake::{Facts, Refused, RefusedReason, SECRET_BYTES_MIN, Secret};
 pub use hub::{Credit, Stats, TcpNetwork};
+pub use secure::{SecureStream, Securing, Security};
 pub use tcp::{Acceptor, Transport};
 
 /// Bytes that wait to be sent to one peer on [`Stream::Control`]. What comes on top is dropped and breaks the
@@ -76,6 +79,8 @@ pub struct Settings {
     pub listen: Option<String>,
     /// Known to all members: with it both ends of a connection prove that they know it.
     pub cluster_secret: Option<Secret>,
+    /// What secures connections; `None`: they are plain TCP.
+    pub security: Option<Arc<dyn Security>>,
     /// Where traffic is counted.
     pub meters: Arc<Meters>,
 }

@@ -17,6 +17,7 @@ use super::codec::{self, Content};
 use super::connection::{self, FrameReader, ReadError, Writer};
 use super::handshake::{Established, Greeting, Initiator, Refused, RefusedReason};
 use super::hub::{Hub, Outbox};
+use super::secure::Connected;
 use super::{Event, FLUSH_TIMEOUT, HANDSHAKE_TIMEOUT, REDIAL_WAIT_MAX, REDIAL_WAIT_MIN};
 use crate::io::Stream;
 use crate::message::PeerMessage;
@@ -45,6 +46,8 @@ pub(super) struct Target {
 enum DialError {
     /// The system says so.
     Io(io::Error),
+    /// It could not be secured: mostly, who answers cannot prove who it is.
+    Insecure(io::Error),
     /// It took too long.
     TimedOut,
     /// One of the two ends does not want to.
@@ -58,7 +61,7 @@ enum DialError {
 impl fmt::Display for DialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Io(error) => write!(f, "{error}"),
+            Self::Io(error) | Self::Insecure(error) => write!(f, "{error}"),
             Self::TimedOut => write!(f, "no answer in time"),
             Self::Refused(refused) => write!(f, "{refused}"),
             Self::ToItself => write!(f, "the connection met itself"),
@@ -87,8 +90,15 @@ enum End {
 
 /// Keeps one connection to `target` until told to stop.
 pub(super) async fn run(hub: Rc<Hub>, target: Rc<Target>, mut stop: watch::Receiver<bool>) {
-    let mut link =
-        Link { hub, target, failures: 0, elsewhere: None, reported: None, unreachable: false };
+    let mut link = Link {
+        hub,
+        target,
+        failures: 0,
+        elsewhere: None,
+        reported: None,
+        unreachable: false,
+        insecure: None,
+    };
     loop {
         let wait = link.wait();
         let dialled = tokio::select! {
@@ -123,7 +133,7 @@ type Dialled = Result<Connection, DialError>;
 
 /// A connection after its handshake.
 struct Connection {
-    tcp: TcpStream,
+    stream: Connected,
     established: Established,
     input: BytesMut,
 }
@@ -139,6 +149,8 @@ struct Link {
     reported: Option<(RefusedReason, bool)>,
     /// Whether the log already says that nobody answers.
     unreachable: bool,
+    /// Why no secure connection came about, as the log says already.
+    insecure: Option<String>,
 }
 
 impl Link {
@@ -167,11 +179,18 @@ impl Link {
     }
 
     async fn connect(&self) -> Dialled {
-        let mut tcp = TcpStream::connect(&self.target.address).await?;
+        let tcp = TcpStream::connect(&self.target.address).await?;
         if connection::is_to_itself(&tcp) {
             return Err(DialError::ToItself);
         }
         connection::set_options(&tcp)?;
+        let mut stream = match &self.hub.settings.security {
+            None => Connected::Plain(tcp),
+            Some(security) => {
+                let secured = security.dial(tcp, &self.target.address).await;
+                Connected::Secured(secured.map_err(DialError::Insecure)?)
+            }
+        };
         let expects = self.target.expects.get();
         let ours = Greeting {
             hello: self.hub.hello(expects),
@@ -185,9 +204,10 @@ impl Link {
         let mut initiator = Initiator::new(secret, self.hub.sender(), ours, &mut out)
             .map_err(DialError::Refused)?;
         loop {
-            tcp.write_all(&out).await?;
+            stream.write_all(&out).await?;
+            stream.flush().await?;
             out.clear();
-            if tcp.read_buf(&mut input).await? == 0 {
+            if stream.read_buf(&mut input).await? == 0 {
                 return Err(DialError::Io(io::ErrorKind::UnexpectedEof.into()));
             }
             match self.hub.with_facts(|facts| initiator.receive(facts, &mut input, &mut out)) {
@@ -199,10 +219,11 @@ impl Link {
                         return Err(DialError::Elsewhere(node));
                     }
                 }
-                Ok(Some(established)) => return Ok(Connection { tcp, established, input }),
+                Ok(Some(established)) => return Ok(Connection { stream, established, input }),
                 Err(refused) => {
                     // The refusal is a courtesy; the connection ends in any case.
-                    tcp.write_all(&out).await.ok();
+                    stream.write_all(&out).await.ok();
+                    stream.flush().await.ok();
                     return Err(DialError::Refused(refused));
                 }
             }
@@ -231,6 +252,13 @@ impl Link {
         } else if let DialError::Elsewhere(node) = error {
             tracing::debug!(%address, peer = %node, %stream, "connected already");
             self.elsewhere = Some(*node);
+        } else if let DialError::Insecure(error) = error {
+            let text = error.to_string();
+            // As with refusals, the other stream fails for the same reason.
+            if *stream == Stream::Control && self.insecure.as_ref() != Some(&text) {
+                tracing::warn!(%address, error = text, "no secure connection");
+            }
+            self.insecure = Some(text);
         } else if !std::mem::replace(&mut self.unreachable, true) {
             tracing::info!(%address, %stream, %error, "peer unreachable");
         } else {
@@ -244,11 +272,10 @@ impl Link {
         connection: Connection,
         stop: &mut watch::Receiver<bool>,
     ) -> Option<Dialled> {
-        let Connection { tcp, established, input } = connection;
+        let Connection { stream: connected, established, input } = connection;
         let stream = self.target.stream;
         let node = established.hello.node;
-        let (read, write) = tcp.into_split();
-        let write = Rc::new(write);
+        let (read, write) = connected.split();
         let outbox = Rc::new(Outbox::new(&self.hub, node, stream, Rc::clone(&write)));
         let (reader, writer) = (FrameReader::new(read, input), Writer::new(write));
         if !self.hub.open_route(node, stream, &outbox) {
@@ -262,6 +289,7 @@ impl Link {
         self.elsewhere = None;
         self.reported = None;
         self.unreachable = false;
+        self.insecure = None;
         self.target.connected.set(Some(node));
         tracing::info!(peer = %node, address = %self.target.address, %stream, "connected");
         let end = self.exchange(reader, writer, &established, &outbox, stop).await;
@@ -400,5 +428,5 @@ pub(super) async fn flush(
     // It has no content: it fits.
     codec::encode(&mut writer.buffer, hub.sender(), &PeerMessage::Goodbye).ok();
     writer.write().await?;
-    writer.shutdown()
+    writer.shutdown().await
 }

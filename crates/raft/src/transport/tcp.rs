@@ -188,7 +188,8 @@ async fn bind(address: &str) -> io::Result<TcpListener> {
 
 /// Peers are trusted: whoever reaches the port and needs no secret is one (decision 23).
 fn warn_if_open(settings: &Settings, local_address: Option<SocketAddr>) {
-    if settings.cluster_secret.is_some() {
+    let is_proven = settings.security.as_ref().is_some_and(|security| security.authenticates());
+    if settings.cluster_secret.is_some() || is_proven {
         return;
     }
     let is_loopback = match local_address {

@@ -31,6 +31,15 @@ impl Command for Add {
     }
 }
 
+/// What can be asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Question {
+    /// All numbers.
+    All,
+    /// How many there are, and the last one, if there is one.
+    Last,
+}
+
 #[derive(Debug)]
 pub(crate) struct Picture(Vec<u64>);
 
@@ -48,19 +57,27 @@ impl Snapshot for Picture {
 
 impl StateMachine for Numbers {
     type Command = Add;
-    type Response = ();
-    type Query = ();
+    /// How many numbers there are now.
+    type Response = usize;
+    type Query = Question;
     type Answer = Vec<u64>;
     type Snapshot = Picture;
 
-    fn apply(&mut self, _: ApplyContext, command: Add) {
+    fn apply(&mut self, _: ApplyContext, command: Add) -> usize {
         if command.0 != Add::NOTHING.0 {
             self.0.push(command.0);
         }
+        self.0.len()
     }
 
-    fn query(&self, (): ()) -> Vec<u64> {
-        self.0.clone()
+    fn query(&self, question: Question) -> Vec<u64> {
+        match question {
+            Question::All => self.0.clone(),
+            Question::Last => {
+                let count = u64::try_from(self.0.len()).unwrap_or(u64::MAX);
+                [count].into_iter().chain(self.0.last().copied()).collect()
+            }
+        }
     }
 
     fn snapshot(&self) -> Picture {

@@ -2,7 +2,7 @@
 //!
 //! Every member is a process of its own that embeds the library; this program is both the members and what drives
 //! them. At the end no acknowledged write is missing, no refused one was applied, none twice, and every member of
-//! the final configuration takes writes.
+//! the final configuration takes writes. What the clients saw meanwhile is linearizable.
 //!
 //! ```text
 //! cargo test -p rusty-raft --test churn                                  # a few seconds
@@ -15,6 +15,7 @@
 
 use std::process::ExitCode;
 
+mod history;
 mod machine;
 mod member;
 mod process;

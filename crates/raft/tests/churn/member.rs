@@ -13,7 +13,7 @@ use raft::{MemberInfo, Node};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::machine::{Add, Numbers};
+use crate::machine::{Add, Numbers, Question};
 
 /// The exit code of a member that was removed.
 pub(crate) const REMOVED: u8 = 3;
@@ -73,17 +73,12 @@ async fn answer(node: Node<Numbers>, line: String, answers: UnboundedSender<Stri
     let argument = words.next().unwrap_or_default();
     let text = match verb {
         "write" => match node.propose(Add(number(argument, 10))).await {
-            Ok(()) => String::from("ok"),
+            Ok(count) => format!("ok {count}"),
             Err(error) if error.is_definite() => format!("no {error}"),
             Err(error) => format!("unknown {error}"),
         },
-        "read" => match node.read(()).await {
-            Ok(numbers) => {
-                let numbers: Vec<String> = numbers.iter().map(u64::to_string).collect();
-                format!("ok {}", numbers.join(","))
-            }
-            Err(error) => format!("no {error}"),
-        },
+        "read" => read(&node, Question::All).await,
+        "last" => read(&node, Question::Last).await,
         "voters" => voters(&node).await,
         "leader" => match node.status().leader {
             Some(leader) => format!("ok {:x}", leader.0),
@@ -102,6 +97,16 @@ async fn answer(node: Node<Numbers>, line: String, answers: UnboundedSender<Stri
     };
     // Nobody listens any more when the process is ending.
     drop(answers.send(format!("{tag} {text}")));
+}
+
+async fn read(node: &Node<Numbers>, question: Question) -> String {
+    match node.read(question).await {
+        Ok(numbers) => {
+            let numbers: Vec<String> = numbers.iter().map(u64::to_string).collect();
+            format!("ok {}", numbers.join(","))
+        }
+        Err(error) => format!("no {error}"),
+    }
 }
 
 /// The committed configuration: one that is in force before and after a write is not rolled back any more, since

@@ -10,10 +10,13 @@ use std::time::{Duration, Instant};
 use raft::core::Rng;
 use tempfile::TempDir;
 
+use crate::history::Recorder;
 use crate::process::{Answer, Member};
 
 /// Writers, each with one write under way.
-const WRITERS: usize = 8;
+const WRITERS: u32 = 8;
+/// A writer reads before one in this many of its writes.
+const READS: usize = 3;
 /// Members between two rounds.
 const MEMBERS: usize = 3;
 /// Acknowledged writes between two rounds.
@@ -32,6 +35,7 @@ struct Cluster {
     /// The next number to write, and what is known of those before.
     next: Cell<u64>,
     fates: RefCell<BTreeMap<u64, Answer>>,
+    recorder: Recorder,
     /// When a write was acknowledged last, and the longest time without any.
     success: Cell<Instant>,
     gap: Cell<Duration>,
@@ -129,6 +133,7 @@ pub(crate) async fn members_come_and_go(rounds: u64, seed: u64) {
         stop: Cell::new(false),
         next: Cell::new(0),
         fates: RefCell::new(BTreeMap::new()),
+        recorder: Recorder::new(),
         success: Cell::new(Instant::now()),
         gap: Cell::new(Duration::ZERO),
     });
@@ -137,8 +142,9 @@ pub(crate) async fn members_come_and_go(rounds: u64, seed: u64) {
         let member = cluster.member(address.clone(), "peers", &founders);
         assert!(member.start().await, "a founder is removed");
     }
-    let writers: Vec<_> =
-        (0..WRITERS).map(|_| tokio::task::spawn_local(write(Rc::clone(&cluster)))).collect();
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|client| tokio::task::spawn_local(write(Rc::clone(&cluster), client)))
+        .collect();
     for round in 0..rounds {
         patiently("a round ends", turn_over(&cluster)).await;
         let acknowledged = count(&cluster, |fate| matches!(fate, Answer::Ok(_)));
@@ -160,6 +166,7 @@ pub(crate) async fn members_come_and_go(rounds: u64, seed: u64) {
     for member in &all {
         member.stop().await;
     }
+    cluster.recorder.check();
     println!(
         "{} acknowledged, {} refused, {} unknown; longest time without an acknowledgement {} ms",
         count(&cluster, |fate| matches!(fate, Answer::Ok(_))),
@@ -174,13 +181,16 @@ fn count(cluster: &Cluster, which: impl Fn(&Answer) -> bool) -> usize {
     cluster.fates.borrow().values().filter(|fate| which(fate)).count()
 }
 
-async fn write(cluster: Rc<Cluster>) {
+async fn write(cluster: Rc<Cluster>, client: u32) {
     while !cluster.stop.get() {
         let Some(member) = cluster.any() else {
             cluster.pause(20).await;
             continue;
         };
-        if write_one(&cluster, &member).await {
+        if cluster.below(READS) == 0 {
+            read_one(&cluster, &member, client).await;
+        }
+        if write_one(&cluster, &member, client).await {
             let gap = cluster.success.replace(Instant::now()).elapsed();
             cluster.gap.set(cluster.gap.get().max(gap));
         } else {
@@ -189,14 +199,37 @@ async fn write(cluster: Rc<Cluster>) {
     }
 }
 
+/// Reads the last number through this member.
+async fn read_one(cluster: &Cluster, member: &Member, client: u32) {
+    let called = cluster.recorder.reads(client);
+    match member.ask(String::from("last")).await {
+        Answer::Ok(text) => {
+            let mut numbers = text.split(',').map(|number| number.parse().ok());
+            let length = numbers.next().flatten().expect("an answer begins with the length");
+            cluster.recorder.read(&called, length, numbers.next().flatten());
+        }
+        // It changed nothing in any case.
+        Answer::No(_) | Answer::Unknown => cluster.recorder.refused(&called),
+    }
+}
+
 /// Writes the next number through this member; whether that is acknowledged.
-async fn write_one(cluster: &Cluster, member: &Member) -> bool {
+async fn write_one(cluster: &Cluster, member: &Member, client: u32) -> bool {
     let number = cluster.next.get();
     cluster.next.set(number + 1);
     // Until it is answered, and when it never is, nobody knows.
     cluster.fates.borrow_mut().insert(number, Answer::Unknown);
+    let called = cluster.recorder.writes(client, number);
     let answer = member.ask(format!("write {number}")).await;
     let acknowledged = matches!(answer, Answer::Ok(_));
+    match &answer {
+        Answer::Ok(length) => {
+            let length = length.parse().expect("a write is answered with the length");
+            cluster.recorder.written(&called, length);
+        }
+        Answer::No(_) => cluster.recorder.refused(&called),
+        Answer::Unknown => {}
+    }
     cluster.fates.borrow_mut().insert(number, answer);
     acknowledged
 }
@@ -256,7 +289,7 @@ async fn reckon(cluster: &Cluster) {
     let all: Vec<_> = cluster.members.borrow().clone();
     let expected: BTreeSet<String> = all.iter().map(|member| member.id.borrow().clone()).collect();
     for member in &all {
-        while !write_one(cluster, member).await {}
+        while !write_one(cluster, member, WRITERS).await {}
         let voters = loop {
             if let Answer::Ok(voters) = member.ask(String::from("voters")).await {
                 break voters;

@@ -11,7 +11,7 @@ use raft_sim::{Crash, SimDisk};
 use crate::support::{Model, Script, dir, expect_formed, identity, open, options, store_snapshot};
 
 /// A directory with two segments, a snapshot, and batches that were acknowledged and sealed.
-fn directory(voters: u64, seal: bool) -> (SimDisk, Script) {
+pub(crate) fn directory(voters: u64, seal: bool) -> (SimDisk, Script) {
     let disk = SimDisk::new();
     let mut script = Script::new(voters);
     let mut log = open(disk.clone(), &dir()).unwrap().log;
@@ -40,7 +40,7 @@ fn segment(number: u32) -> PathBuf {
 }
 
 /// The bytes of a file that were ever written: free space is left out, except a little of it.
-fn worth_flipping(bytes: &[u8]) -> Vec<usize> {
+pub(crate) fn worth_flipping(bytes: &[u8]) -> Vec<usize> {
     let chunk = |n: usize| &bytes[n..bytes.len().min(n + 512)];
     let chunks = (0..bytes.len()).step_by(512);
     let used = chunks.filter(|n| *n < 1024 || chunk(*n).iter().any(|byte| *byte != 0));

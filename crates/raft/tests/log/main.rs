@@ -4,8 +4,10 @@
 
 mod crash;
 mod damage;
+mod examine;
 mod golden;
 #[cfg(mutants)]
 mod mutants;
 mod snapshot;
 mod support;
+mod survivor;

@@ -1,4 +1,4 @@
-//! Every flag that etcd 3.4 to 3.7 knows: its form, its default, and what becomes of it here.
+//! The flags of etcd 3.4 to 3.7 that are known here: their form, default, and what becomes of them.
 
 /// What a value looks like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -148,7 +148,12 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("peer-cert-allowed-hostname", List, "", Used),
     flag("peer-auto-tls", Switch, "false", Used),
     flag("peer-crl-file", Text, "", Used),
-    flag("peer-skip-client-san-verification", Switch, "false", Used),
+    flag(
+        "peer-skip-client-san-verification",
+        Switch,
+        "false",
+        Idle("where a member dials from is not compared with its certificate, what it dials is"),
+    ),
     flag("self-signed-cert-validity", Number, "1", Used),
     flag("cipher-suites", List, "", Idle("rustls offers only suites that are safe")),
     flag("tls-min-version", Text, "TLS1.2", Used),

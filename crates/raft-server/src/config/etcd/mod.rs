@@ -5,6 +5,7 @@
 
 mod flags;
 mod sources;
+mod tls;
 mod values;
 mod yaml;
 
@@ -15,6 +16,7 @@ use std::time::Duration;
 use self::flags::{FLAGS, Fate};
 use self::sources::Sources;
 pub use self::sources::{Origin, Request, Row};
+pub use self::tls::TlsPlan;
 pub use self::values::Url;
 use super::{
     LEARNERS_MAX, MEMBERS_MAX, MILLIS_MAX, Problem, REQUEST_BYTES_LIMIT, Settings, Tuning,
@@ -56,6 +58,12 @@ pub struct EtcdConfig {
     pub txn_ops_max: usize,
     /// When old revisions go.
     pub compaction: Option<Compaction>,
+    /// TLS with clients; `None` when no URL of theirs is `https`.
+    pub client_tls: Option<TlsPlan>,
+    /// TLS among members.
+    pub peer_tls: Option<TlsPlan>,
+    /// A client without a token is the user that its certificate names.
+    pub certificates_name_users: bool,
     /// What is logged, how and where.
     pub log: LogSettings,
     /// What should be looked at, a line each.
@@ -193,7 +201,12 @@ impl Reading {
             DEFAULT_TOKEN => String::new(),
             token => token.to_owned(),
         };
-        self.refuse_tls([&listen_peers[..], &listen_clients, &listen_metrics].concat().as_slice())?;
+        let (client_tls, peer_tls) = self.tls(
+            &[&listen_clients[..], &listen_metrics].concat(),
+            &[&listen_peers[..], std::slice::from_ref(&advertise_peer)].concat(),
+        )?;
+        let certificates_name_users =
+            client_tls.is_some() && self.sources.is_on("client-cert-auth");
         self.refuse_jwt()?;
         let settings = self.settings()?;
         let txn_ops_max = self.number("max-txn-ops", 1, i64::MAX.unsigned_abs())?;
@@ -213,6 +226,9 @@ impl Reading {
             settings,
             txn_ops_max: usize::try_from(txn_ops_max).unwrap_or(usize::MAX),
             compaction,
+            client_tls,
+            peer_tls,
+            certificates_name_users,
             log,
             warnings: self.warnings,
         })
@@ -264,6 +280,10 @@ impl Reading {
                 return Err(wrong(self, format!("{item:?} is not of the form name=URL")));
             };
             let url = Url::parse(url).map_err(|reason| wrong(self, reason))?;
+            if url.tls != own.tls {
+                let ours = if own.tls { "https" } else { "http" };
+                return Err(wrong(self, format!("{url} differs from this member's own {ours}://")));
+            }
             if let Some((other, _)) = listed.iter().find(|(_, urls)| urls.contains(&url)) {
                 return Err(wrong(self, format!("{url} is given to {other} and to {member}")));
             }
@@ -452,37 +472,6 @@ impl Reading {
             path => Output::File(PathBuf::from(path)),
         });
         Ok(LogSettings { level, format, outputs: outputs.collect() })
-    }
-
-    /// TLS.
-    fn refuse_tls(&self, urls: &[Url]) -> Result<(), Box<Problem>> {
-        const FILES: [&str; 12] = [
-            "cert-file",
-            "key-file",
-            "client-cert-auth",
-            "client-crl-file",
-            "trusted-ca-file",
-            "auto-tls",
-            "peer-cert-file",
-            "peer-key-file",
-            "peer-client-cert-auth",
-            "peer-trusted-ca-file",
-            "peer-auto-tls",
-            "peer-crl-file",
-        ];
-        let right = "http:// everywhere: TLS is not served yet";
-        for name in FILES {
-            let value = self.sources.value(name);
-            if !value.is_empty() && values::switch(value) != Some(false) {
-                return Err(self.sources.wrong(name, "TLS is not served yet", right));
-            }
-        }
-        match urls.iter().find(|url| url.tls) {
-            Some(url) => {
-                Err(self.sources.wrong("listen-client-urls", format!("{url} wants TLS"), right))
-            }
-            None => Ok(()),
-        }
     }
 
     fn refuse_jwt(&self) -> Result<(), Box<Problem>> {

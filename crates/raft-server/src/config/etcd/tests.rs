@@ -1,6 +1,7 @@
 use tracing_subscriber::filter::LevelFilter;
 
 use super::*;
+use crate::tls::TlsFiles;
 
 fn read(line: &[&str]) -> Result<EtcdConfig, Box<Problem>> {
     let words: Vec<String> = line.iter().map(|word| (*word).to_owned()).collect();
@@ -35,6 +36,9 @@ fn without_flags_it_is_what_etcd_would_be() {
         },
         txn_ops_max: 128,
         compaction: None,
+        client_tls: None,
+        peer_tls: None,
+        certificates_name_users: false,
         log: LogSettings {
             level: LevelFilter::INFO,
             format: Format::Json,
@@ -120,6 +124,40 @@ fn compaction_is_by_time_or_by_revisions() {
 }
 
 #[test]
+fn the_scheme_decides_whether_tls_is_spoken() {
+    let files = ["--cert-file=c", "--key-file=k", "--trusted-ca-file=a", "--client-cert-auth"];
+    let config = read(&files).unwrap();
+    assert_eq!((config.client_tls, config.certificates_name_users), (None, false));
+    assert!(config.warnings[0].contains("no URL in --listen-client-urls"), "{:?}", config.warnings);
+
+    let urls = ["--listen-client-urls=https://a:1", "--advertise-client-urls=https://a:1"];
+    let more =
+        ["--client-crl-file=r", "--client-cert-allowed-hostname=x,y", "--tls-min-version=TLS1.3"];
+    let config = read(&[&files[..], &urls, &more].concat()).unwrap();
+    let expected = TlsFiles {
+        cert: PathBuf::from("c"),
+        key: PathBuf::from("k"),
+        trusted_ca: Some(PathBuf::from("a")),
+        crl: Some(PathBuf::from("r")),
+        allowed_host_names: vec!["x".to_owned(), "y".to_owned()],
+        only_1_3: Some(true),
+        ..TlsFiles::default()
+    };
+    assert_eq!(config.client_tls, Some(TlsPlan::Files(expected)));
+    assert_eq!((config.peer_tls, config.certificates_name_users), (None, true));
+
+    let config = read(&[
+        "--peer-auto-tls",
+        "--listen-peer-urls=https://[::1]:1",
+        "--initial-advertise-peer-urls=https://b:1",
+        "--self-signed-cert-validity=3",
+    ])
+    .unwrap();
+    let hosts = vec!["::1".to_owned(), "b".to_owned()];
+    assert_eq!(config.peer_tls, Some(TlsPlan::Auto { hosts, years: 3 }));
+}
+
+#[test]
 fn a_negative_quota_is_none_at_all() {
     assert_eq!(read(&["--quota-backend-bytes=-1"]).unwrap().settings.quota_bytes, Some(u64::MAX));
 }
@@ -177,8 +215,42 @@ fn what_is_wrong_is_said_with_what_would_be_right() {
         (&["--proxy=on"], "--proxy", "no v2 proxy"),
         (&["--force-new-cluster"], "--force-new-cluster", "manifest"),
         (&["--auth-token=jwt,pub-key=x"], "--auth-token", "simple"),
-        (&["--cert-file=x"], "--cert-file", "not served yet"),
-        (&["--auto-tls"], "--auto-tls", "not served yet"),
+        (
+            &["--listen-metrics-urls=https://a:1"],
+            "--cert-file",
+            "--cert-file and --key-file, or --auto-tls",
+        ),
+        (
+            &["--listen-metrics-urls=https://a:1", "--cert-file=x"],
+            "--key-file",
+            "though --cert-file is given",
+        ),
+        (
+            &[
+                "--listen-metrics-urls=https://a:1",
+                "--cert-file=x",
+                "--key-file=x",
+                "--client-cert-auth",
+            ],
+            "--client-cert-auth",
+            "without --trusted-ca-file",
+        ),
+        (
+            &[
+                "--listen-metrics-urls=https://a:1",
+                "--cert-file=x",
+                "--key-file=x",
+                "--tls-min-version=3",
+            ],
+            "--tls-min-version",
+            "TLS1.2 or TLS1.3",
+        ),
+        (&["--listen-peer-urls=https://a:1"], "--listen-peer-urls", "one of the two"),
+        (
+            &["--initial-cluster=default=http://localhost:2380,b=https://b:1"],
+            "--initial-cluster",
+            "differs from",
+        ),
     ];
     for (line, field, part) in table {
         let problem = read(line).unwrap_err();

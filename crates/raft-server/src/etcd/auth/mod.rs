@@ -27,6 +27,7 @@ use self::passwords::Passwords;
 pub(in crate::etcd) use self::rpcs::{Governed, GovernedStream, Reach};
 use self::tokens::Tokens;
 use super::{Etcd, errors};
+use crate::tls::CommonName;
 
 /// What the services know of users, and what proves who somebody is.
 pub(super) struct Auth {
@@ -41,6 +42,8 @@ pub(super) struct Auth {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Admission {
     token: Option<Arc<str>>,
+    /// The name in the caller's certificate, where that says who it is.
+    name: Option<Arc<str>>,
     /// Who it is; nobody while authentication is off, or when it does not matter.
     caller: Option<Caller>,
     /// See [`AuthView::epoch`]: the one under which this was decided.
@@ -85,7 +88,11 @@ impl Auth {
         admission: &Admission,
         state: &AuthState,
     ) -> Result<Option<(String, u64)>, KvError> {
-        let Some(token) = &admission.token else { return Ok(None) };
+        let Some(token) = &admission.token else {
+            // Whoever holds a certificate is whoever bears its name now, after a new password, too.
+            let since = |name: &str| state.user(name).map_or(0, |user| user.since());
+            return Ok(admission.name.as_deref().map(|name| (name.to_owned(), since(name))));
+        };
         let (user, since) = self.tokens.verify(token, state, SystemTime::now())?;
         Ok(Some((user, since)))
     }
@@ -109,7 +116,7 @@ impl Auth {
         admission.epoch = state.epoch();
         admission.caller = None;
         let nobody = state.authorize(None, access);
-        if nobody.is_err() && admission.token.is_some() {
+        if nobody.is_err() && (admission.token.is_some() || admission.name.is_some()) {
             let client = self.client(admission, &state)?;
             admission.caller = client.map(|(user, _)| Caller::new(user, state.revision()));
             state.authorize(admission.caller.as_ref(), access)?;
@@ -184,11 +191,22 @@ impl Etcd {
         if matches!(reach, Reach::Agreed) {
             self.linearize().await?;
         }
-        let mut admission = Admission { token: token(request.metadata()), ..Admission::default() };
+        let mut admission = self.introduce(request);
         if self.auth.epoch() != 0 {
             self.permit(&mut admission, &message.access(), reach).await?;
         }
         Ok(admission)
+    }
+
+    /// Whoever asks, as it says.
+    fn introduce<T>(&self, request: &Request<T>) -> Admission {
+        let token = token(request.metadata());
+        let name = if self.settings.certificates_name_users && token.is_none() {
+            request.extensions().get::<CommonName>().map(|name| Arc::clone(&name.0))
+        } else {
+            None
+        };
+        Admission { token, name, ..Admission::default() }
     }
 
     /// Lets a stream in. What is asked in it is to be decided about one by one.
@@ -197,7 +215,7 @@ impl Etcd {
         request: Request<T>,
     ) -> Result<(T, Admission), Status> {
         self.check_voter(&request)?;
-        let mut admission = Admission { token: token(request.metadata()), ..Admission::default() };
+        let mut admission = self.introduce(&request);
         self.auth.decide(&mut admission, &T::ACCESS).map_err(errors::of_kv)?;
         #[expect(clippy::disallowed_methods, reason = "this is where requests are let in")]
         Ok((request.into_inner(), admission))

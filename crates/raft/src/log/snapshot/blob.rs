@@ -38,7 +38,7 @@ pub(super) fn is_scrap(name: &str) -> bool {
 }
 
 /// The blob that a file name names.
-pub(super) fn parse_name(name: &str) -> Option<BlobId> {
+pub(in crate::log) fn parse_name(name: &str) -> Option<BlobId> {
     let (digest, len) = name.strip_prefix("blob-")?.split_once('-')?;
     let digest = u128::from_str_radix(digest, 16).ok()?;
     Some(BlobId { digest: Digest(digest), len: u64::from_str_radix(len, 16).ok()? })
@@ -57,7 +57,7 @@ fn header(id: BlobId) -> Vec<u8> {
 }
 
 /// Where the block that begins at content byte `offset` stands in the file.
-fn block_offset(offset: u64) -> u64 {
+pub(super) fn block_offset(offset: u64) -> u64 {
     let blocks = offset / to_u64(BLOCK_BYTES);
     HEADER_BYTES + offset + blocks * to_u64(BLOCK_HEADER_BYTES)
 }

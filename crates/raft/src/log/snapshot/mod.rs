@@ -5,9 +5,14 @@
 //! receives them as a function from requests to effects.
 
 mod blob;
+#[cfg(test)]
+mod decoders;
 mod store;
 mod worker;
 
+pub(super) use blob::parse_name as parse_blob_name;
+pub(super) use store::{
+    BlobFault, check_blob, decode_manifest, encode_manifest, has_blobs, list_manifests,
+};
 pub use store::{SnapshotStore, SnapshotWriter, StoredSnapshot};
-pub(super) use store::{has_blobs, list_manifests};
 pub use worker::{SnapshotCounters, SnapshotEffect, SnapshotRequest, SnapshotWorker};

@@ -25,7 +25,8 @@ fn manifest_name(id: EntryId) -> String {
     format!("manifest-{:016x}-{:016x}", id.index.0, id.term.0)
 }
 
-fn encode_manifest(meta: &SnapshotMeta, blobs: &[BlobId]) -> Vec<u8> {
+/// A manifest's file.
+pub(in crate::log) fn encode_manifest(meta: &SnapshotMeta, blobs: &[BlobId]) -> Vec<u8> {
     let membership = meta.membership.encode(&[]);
     let mut out = Vec::new();
     out.put_u64_le(meta.last_included.index.0);
@@ -41,7 +42,8 @@ fn encode_manifest(meta: &SnapshotMeta, blobs: &[BlobId]) -> Vec<u8> {
     seal_twice(MANIFEST_MAGIC, &out)
 }
 
-fn decode_manifest(bytes: &[u8]) -> Option<(SnapshotMeta, Vec<BlobId>)> {
+/// What either copy in a manifest's file says.
+pub(in crate::log) fn decode_manifest(bytes: &[u8]) -> Option<(SnapshotMeta, Vec<BlobId>)> {
     let mut input = unseal_either(MANIFEST_MAGIC, bytes).ok()?;
     let index = Index(input.try_get_u64_le().ok()?);
     let last_included = EntryId { index, term: Term(input.try_get_u64_le().ok()?) };
@@ -64,6 +66,48 @@ fn decode_manifest(bytes: &[u8]) -> Option<(SnapshotMeta, Vec<BlobId>)> {
 pub(in crate::log) fn has_blobs<D: Disk>(disk: &D, dir: &Path, blobs: &[BlobId]) -> bool {
     let dir = dir.join("snapshot");
     blobs.iter().all(|id| disk.exists(&dir.join(blob::name(*id))).unwrap_or(false))
+}
+
+/// What is wrong with a blob.
+pub(in crate::log) struct BlobFault {
+    /// Its file.
+    pub(in crate::log) path: PathBuf,
+    /// Where in it the first bad block begins.
+    pub(in crate::log) offset: u64,
+    pub(in crate::log) problem: String,
+    /// There is no such file.
+    pub(in crate::log) missing: bool,
+}
+
+/// Reads a blob, or says what is wrong with it; changes nothing, unlike reading it for the protocol.
+pub(in crate::log) fn check_blob<D: Disk>(
+    disk: &D,
+    dir: &Path,
+    id: BlobId,
+) -> Result<Vec<u8>, BlobFault> {
+    let path = dir.join(blob::name(id));
+    let fault = |path, offset, problem: &str, missing| {
+        Err(BlobFault { path, offset, problem: problem.to_owned(), missing })
+    };
+    match disk.exists(&path) {
+        Ok(true) => {}
+        Ok(false) => return fault(path, 0, "a blob of a snapshot is missing", true),
+        Err(error) => return fault(path, 0, &format!("it cannot be read: {error}"), false),
+    }
+    match blob::read_prefix(disk, &path, id) {
+        Ok(content) if BlobId::of(&content) == id => Ok(content),
+        Ok(content) if to_u64(content.len()) == id.len => {
+            fault(path, 0, "every block of this blob is intact, and the whole is another", false)
+        }
+        Ok(content) if content.is_empty() => {
+            fault(path, 0, "the beginning of this blob is damaged", false)
+        }
+        Ok(content) => {
+            let offset = blob::block_offset(to_u64(content.len()));
+            fault(path, offset, "a block of this blob is damaged", false)
+        }
+        Err(error) => fault(path, 0, &format!("it cannot be read: {error}"), false),
+    }
 }
 
 /// The manifests of a data directory.

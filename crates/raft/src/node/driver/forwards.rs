@@ -111,7 +111,7 @@ impl<S: StateMachine> Driver<S> {
         }
         let outcome = if forward.term != term {
             Err(Refusal::NotLeader)
-        } else if self.log_full {
+        } else if self.log_full && payloads.iter().any(Self::needs_space) {
             Err(Refusal::Overloaded)
         } else if self.stopping.is_some() {
             Err(Refusal::Transferring)

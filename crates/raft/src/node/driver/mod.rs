@@ -466,7 +466,10 @@ impl<S: StateMachine> Driver<S> {
             LogCompletion::Unrepairable(error) => self.on_unrepairable(error),
             LogCompletion::Full(full) => {
                 if full {
-                    warn!("the disk is full: proposals are refused until there is space");
+                    warn!(
+                        "the disk is full: what makes the state larger is refused until there is space"
+                    );
+                    self.leave_to_one_with_space(now);
                 } else {
                     info!("the disk has space again");
                 }
@@ -476,6 +479,18 @@ impl<S: StateMachine> Driver<S> {
                 error!("{latch}: this node stops");
                 // A short while to hand leadership over; nothing of its own is acknowledged any more.
                 self.begin_stopping(now, self.settings.election_timeout_min, Err(latch.into()));
+            }
+        }
+    }
+
+    /// A leader without space refuses everybody's writes: another voter may have some. Tried once each time the disk has
+    /// become full, so that leadership does not go round when it is full everywhere.
+    fn leave_to_one_with_space(&mut self, now: Time) {
+        let Some(raft) = &mut self.raft else { return };
+        if raft.leader() == Some(self.node) {
+            match raft.transfer_leadership(now, None) {
+                Ok(target) => info!(%target, "hands leadership over: its own disk is full"),
+                Err(error) => debug!(%error, "nobody to hand leadership to"),
             }
         }
     }

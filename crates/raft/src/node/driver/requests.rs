@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use raft_core::{Index, Member, MembershipStep, StateMachine, Time};
+use bytes::Bytes;
+use raft_core::{Command as _, Index, Member, MembershipStep, StateMachine, Time};
 use tracing::{debug, info};
 
 use super::Driver;
 use crate::apply::ApplyRequest;
+use crate::entry_header::EntryHeader;
 use crate::error::{AdminError, ProposeError, ReadError};
 use crate::io::{Network, Stream};
 use crate::message::{Admin, Forward, ForwardAdmin, PeerMessage, Refusal};
@@ -31,8 +33,13 @@ impl<S: StateMachine> Driver<S> {
             Request::Propose { waiter, .. } if stopped => {
                 drop(waiter.send(Err(ProposeError::Stopped { definitely_not_applied: true })));
             }
-            Request::Propose { waiter, .. } if self.log_full || self.backlog_is_full() => {
+            Request::Propose { waiter, .. } if self.backlog_is_full() => {
                 drop(waiter.send(Err(ProposeError::Overloaded)));
+            }
+            Request::Propose { payload, waiter, .. }
+                if self.log_full && Self::needs_space(&payload) =>
+            {
+                drop(waiter.send(Err(ProposeError::NoSpace)));
             }
             Request::Propose { request, payload, permit, waiter } => {
                 self.proposals.hold(request, payload, permit, waiter, end);
@@ -69,6 +76,15 @@ impl<S: StateMachine> Driver<S> {
                 self.begin_stopping(now, self.settings.handover_timeout, Ok(()));
             }
         }
+    }
+
+    /// Whether a proposal is refused while the log's next segment has no space: those that make the state no larger may
+    /// use what the last segment has left.
+    pub(super) fn needs_space(payload: &Bytes) -> bool {
+        EntryHeader::decode(payload)
+            .ok()
+            .and_then(|(_, command)| S::Command::decode(command).ok())
+            .is_none_or(|command| command.needs_space())
     }
 
     fn backlog_is_full(&self) -> bool {

@@ -25,6 +25,7 @@ use crate::node::status::RoleName;
 use crate::transport::PeerAddress;
 
 mod changes;
+mod full_disk;
 mod levels;
 mod repair;
 mod repeated;
@@ -45,6 +46,10 @@ impl Command for Add {
         let bytes =
             bytes.as_ref().try_into().map_err(|_| DecodeError(String::from("not 8 bytes")))?;
         Ok(Self(u64::from_le_bytes(bytes)))
+    }
+
+    fn needs_space(&self) -> bool {
+        self.0 > 0
     }
 }
 

@@ -117,6 +117,7 @@ impl<S: StateMachine> Driver<S> {
                     first_index: raft.log_start().index.next(),
                     snapshot: raft.snapshot().last_included,
                     feature_level: self.view.feature_level,
+                    disk_full: self.log_full,
                     membership: Arc::clone(membership),
                     members,
                 }
@@ -267,11 +268,7 @@ impl<S: StateMachine> Driver<S> {
             dial.insert(address, None);
         }
         if let Some(Configurations { in_force, .. }) = &self.view.configurations {
-            for (node, _) in in_force.members() {
-                if let Some(info) = self.view.infos.get(&node) {
-                    dial.insert(&info.peer_address, Some(node));
-                }
-            }
+            dial.extend(members_at(in_force, &self.view.infos));
         }
         // Whoever waits for an answer there may be another node than the member that is known at that address: a
         // wiped one must hear that it is. But a member that is reached there stays: a stranger only says so. And once
@@ -291,5 +288,63 @@ impl<S: StateMachine> Driver<S> {
             .filter(|(address, node)| !address.is_empty() && *node != Some(self.node))
             .map(|(address, node)| PeerAddress { node, address: address.to_owned() })
             .collect()
+    }
+}
+
+/// Who is to be found at which address. Of two at one address it is the one that stays: it has replaced the other, and
+/// whoever knows no more than the joint configuration that says so would else call the one that left for ever.
+fn members_at<'a>(
+    in_force: &Membership,
+    infos: &'a BTreeMap<NodeId, Arc<MemberInfo>>,
+) -> BTreeMap<&'a str, Option<NodeId>> {
+    let stays = |node: &NodeId| {
+        [in_force.voters(), in_force.learners(), in_force.learners_next()]
+            .iter()
+            .any(|group| group.contains(node))
+    };
+    let members = || in_force.members().map(|(node, _)| node);
+    let leaving = members().filter(|node| !stays(node));
+    leaving
+        .chain(members().filter(stays))
+        .filter_map(|node| Some((infos.get(&node)?.peer_address.as_str(), Some(node))))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use raft_core::{Incarnation, Member, MemberId, MembershipStep};
+
+    use super::*;
+
+    fn node(number: u64) -> NodeId {
+        NodeId { member: MemberId(number), incarnation: Incarnation(1) }
+    }
+
+    /// Found by the simulator: a member that was cut off while another's machine was replaced kept calling the one that
+    /// was gone, and never answered its successor, which led by then.
+    #[test]
+    fn a_member_that_replaces_another_is_the_one_at_its_address() {
+        for successor in [node(1), node(9)] {
+            let infos = [(node(3), "n3"), (node(4), "n4"), (node(5), "n5"), (successor, "n3")];
+            let infos: BTreeMap<NodeId, Arc<MemberInfo>> = infos
+                .into_iter()
+                .map(|(node, address)| {
+                    let info =
+                        MemberInfo { peer_address: address.to_owned(), ..MemberInfo::default() };
+                    (node, Arc::new(info))
+                })
+                .collect();
+            let info = |node: NodeId| infos[&node].encode();
+            let founders = [3, 4, 5].map(|number| (node(number), info(node(number))));
+            let member = Member { info: info(successor), auto_promote: true };
+            let joint = Membership::from_voters(founders)
+                .change(&[
+                    MembershipStep::Remove(node(3)),
+                    MembershipStep::AddLearner { node: successor, member },
+                ])
+                .unwrap();
+            assert!(joint.is_joint() && joint.contains(node(3)));
+            assert_eq!(members_at(&joint, &infos)["n3"], Some(successor));
+        }
     }
 }

@@ -54,6 +54,7 @@ fn settings(id: NodeId) -> Settings {
         address: "127.0.0.1:0".to_owned(),
         listen: Some("127.0.0.1:0".to_owned()),
         cluster_secret: None,
+        security: None,
         meters: Arc::default(),
     }
 }
