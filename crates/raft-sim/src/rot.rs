@@ -36,10 +36,13 @@ impl<W: Workload> World<W> {
             return;
         }
         for machine in 0..self.machines.len() {
+            let (power, down) = (Crash::Power(self.faults.next_u64()), self.faults.below(200_000));
             if self.machines[machine].process.is_some() {
-                let (power, down) =
-                    (Crash::Power(self.faults.next_u64()), self.faults.below(200_000));
                 self.crash(machine, power, down);
+            } else {
+                // Also what only the cache of a machine still holds whose process has died.
+                self.machines[machine].disk.crash(power);
+                self.machines[machine].at_rest = None;
             }
         }
         let mut damaged = BTreeSet::new();

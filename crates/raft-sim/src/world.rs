@@ -570,6 +570,13 @@ impl<W: Workload> World<W> {
                 self.crash(machine, Crash::Process, u64::MAX);
                 self.operator.refuses = true;
             }
+            // What begins a log anew has to be written.
+            Err(NodeError::Data(DataError::Io { .. }))
+                if self.is_full(machine) && self.profile.rot_entries > 0 =>
+            {
+                self.marks.hit("ended: no space to begin the log anew");
+                self.crash_by_itself(machine);
+            }
             // The others have it in a snapshot only by now: it is replaced, once no other one is.
             Err(NodeError::Data(DataError::Damaged { .. })) if self.profile.rot_entries > 0 => {
                 self.marks.hit("ended: the others have gone on without what is damaged");

@@ -5,7 +5,9 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use raft_core::{EntryKind, HardState, Index, Membership, Recovered, SnapshotMeta};
+use raft_core::{
+    EntryKind, HardState, Index, Membership, Persist, Recovered, SnapshotMeta, Ticket,
+};
 use tracing::warn;
 
 use super::body::{Body, Segment, origin};
@@ -18,7 +20,7 @@ use super::identity::{
 use super::record::{BatchWriter, SECTOR_BYTES, to_usize};
 use super::recovery::{self, Damage, Replay, Scan, Witness};
 use super::segment::{
-    FORMAT_VERSION, Room, SegmentHeader, is_spare_name, parse_segment_name, segment_name,
+    FORMAT_VERSION, Mark, Room, SegmentHeader, is_spare_name, parse_segment_name, segment_name,
 };
 use super::snapshot::{has_blobs, list_manifests};
 use super::spares::{Spare, keeps};
@@ -176,8 +178,12 @@ impl<D: Disk> Log<D> {
         let newest = recovery.segments.last().map_or(0, |(header, _)| header.durable_epoch);
         self.promises.durable_epoch = self.promises.durable_epoch.max(newest);
         if recovery.missing.is_empty() {
+            let superseded = recovery.superseded;
             let mut state = self.adopt(recovery, names)?;
             self.begin_life(clean)?;
+            if superseded {
+                self.begin_after(&mut state)?;
+            }
             if let Some(body) = &mut self.body {
                 body.seal(&mut self.files)?;
             }
@@ -198,6 +204,33 @@ impl<D: Disk> Log<D> {
         };
         self.broken = Some(Box::new(recovery));
         Ok(DataState::Damaged(Box::new(state)))
+    }
+
+    /// Begins the log anew behind the snapshot, as when a leader sends one; durable on return.
+    fn begin_after(&mut self, state: &mut FormedState) -> Result<(), DataError> {
+        let snapshot = state.recovered.snapshot.clone();
+        let at = snapshot.last_included;
+        warn!(%at, "what is damaged is included in a snapshot that reaches beyond the log: the log begins after it");
+        let mut hard_state = self.promises.hard_state;
+        if hard_state.current_term < at.term {
+            hard_state = HardState { current_term: at.term, voted_for: None };
+        }
+        let persist = Persist {
+            hard_state: Some(hard_state),
+            snapshot: Some(snapshot),
+            truncate_from: None,
+            entries: Vec::new(),
+            compact_to: None,
+            ticket: Ticket::for_copies(),
+        };
+        if self.write(vec![persist])?.is_empty() {
+            self.stalled.clear();
+            let path = self.files.dir.clone();
+            let source = ErrorKind::StorageFull.into();
+            return Err(DataError::Io { path, action: "write", source });
+        }
+        state.recovered.hard_state = hard_state;
+        Ok(())
     }
 
     /// Makes durable that a process has begun.
@@ -231,6 +264,7 @@ impl<D: Disk> Log<D> {
             unclean,
             damages,
             missing: _,
+            superseded,
         } = recovery;
         for damage in damages {
             let at = (damage.path.clone(), damage.offset);
@@ -278,6 +312,8 @@ impl<D: Disk> Log<D> {
         // What is damaged and included in a snapshot is left out, with everything before it.
         let begins = replay.holes.last().and_then(|last| replay.mark_at(*last));
         let begins = begins.unwrap_or(replay.compacted);
+        let beyond = Mark { id: snapshot.last_included, digest: snapshot.digest };
+        let begins = if superseded { beyond } else { begins };
         self.body = Some(Body {
             identity: self.identity,
             formed: formed.clone(),
@@ -555,13 +591,17 @@ pub(super) struct Recovery {
     pub(super) damages: Vec<Damage>,
     /// Entries without payload that are needed, in the order of the log.
     pub(super) missing: Vec<Missing>,
+    /// The snapshot reaches beyond the log and includes what is damaged: the log is to begin after it.
+    pub(super) superseded: bool,
 }
 
 impl Recovery {
     /// The configurations that are known, oldest first.
     pub(super) fn memberships(&self) -> Vec<Membership> {
+        let at = self.snapshot.last_included.index;
         let entries = self.replay.entries.iter().map(|(_, entry)| entry);
-        let later = entries.filter(|entry| entry.kind == EntryKind::Membership);
+        let later = entries.filter(|entry| entry.id.index > at);
+        let later = later.filter(|entry| entry.kind == EntryKind::Membership);
         let later = later.filter_map(|entry| Membership::decode(&entry.payload));
         let snapshot = self.snapshot.membership.clone();
         std::iter::once(snapshot).chain(later.map(|(membership, _)| membership)).collect()
@@ -678,7 +718,20 @@ impl Recovery {
             && scan.dropped.is_none()
             && unused.is_empty();
         let unclean = !clean;
-        let missing = missing(files, &replay, &damages, snapshot.last_included.index);
+        let mut missing = missing(files, &replay, &damages, snapshot.last_included.index);
+        // What a snapshot holds was committed: whatever this log held up to there, and is not in it, never was.
+        let beyond = manifests.intact.iter().rev().find(|(meta, blobs)| {
+            meta.last_included.index > replay.last.id.index
+                && has_blobs(&files.disk, &files.dir, blobs)
+        });
+        let superseded = !missing.is_empty() && beyond.is_some();
+        let snapshot = match beyond {
+            Some((meta, _)) if superseded => {
+                missing.clear();
+                meta.clone()
+            }
+            Some(_) | None => snapshot,
+        };
         let recovery = Self {
             formed,
             replay,
@@ -691,6 +744,7 @@ impl Recovery {
             unclean,
             damages,
             missing,
+            superseded,
         };
         recovery.check_helpers(identity)?;
         Ok(recovery)

@@ -135,8 +135,6 @@ pub enum FormationMessage {
     RepairAsk {
         /// Index, term and digest of each.
         wants: Vec<(EntryId, Digest)>,
-        /// Where the sender's log ends.
-        last: EntryId,
         /// A snapshot that includes them would do.
         snapshot: bool,
     },
@@ -229,14 +227,13 @@ impl FormationMessage {
                 out.put_u64_le(commit_index.0);
                 put_bytes(&mut out, &committed.encode(&[]));
             }
-            Self::RepairAsk { wants, last, snapshot } => {
+            Self::RepairAsk { wants, snapshot } => {
                 out.put_u8(10);
                 out.put_u16_le(u16::try_from(wants.len()).unwrap_or(u16::MAX));
                 for (id, digest) in wants.iter().take(usize::from(u16::MAX)) {
                     put_entry_id(&mut out, *id);
                     out.put_u128_le(digest.0);
                 }
-                put_entry_id(&mut out, *last);
                 out.put_u8(u8::from(*snapshot));
             }
             Self::RepairHave(entry) => {
@@ -303,11 +300,7 @@ impl FormationMessage {
                     let id = get_entry_id(&mut input)?;
                     wants.push((id, Digest(input.try_get_u128_le().ok()?)));
                 }
-                Self::RepairAsk {
-                    wants,
-                    last: get_entry_id(&mut input)?,
-                    snapshot: get_bool(&mut input)?,
-                }
+                Self::RepairAsk { wants, snapshot: get_bool(&mut input)? }
             }
             11 => Self::RepairHave(Entry {
                 id: get_entry_id(&mut input)?,
@@ -508,7 +501,6 @@ mod tests {
             },
             FormationMessage::RepairAsk {
                 wants: vec![(EntryId::new(7, 2), Digest(8)), (EntryId::new(9, 2), Digest(10))],
-                last: EntryId::new(11, 3),
                 snapshot: true,
             },
             FormationMessage::RepairHave(Entry {

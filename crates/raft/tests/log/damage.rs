@@ -244,6 +244,57 @@ fn a_repair_is_interrupted_at_every_operation() {
     }
 }
 
+/// The others have gone on and compacted what is damaged here: their snapshot takes the place of the whole log, whatever
+/// interrupts that. Without damage the log stays as it is.
+#[test]
+fn a_snapshot_beyond_a_damaged_log_takes_its_place() {
+    let (disk, script) = directory(3, true);
+    let mut later = script.clone();
+    let persist = later.hard_state(4, None);
+    later.append(persist, &[10, 20]);
+    let meta = later.meta_at(8);
+    let beyond = disk.fork();
+    store_snapshot(beyond.clone(), &meta).unwrap();
+    let (_, state) = expect_formed(open(beyond, &dir()).unwrap());
+    assert_eq!(Model::of(&state), script.model);
+
+    assert!(disk.flip(&segment(1), 4096 + 1024, 1));
+    let check = |state: &FormedState| {
+        assert_eq!(
+            (state.recovered.log_start, state.recovered.log_start_digest),
+            later.model.last()
+        );
+        assert_eq!(state.recovered.snapshot, meta);
+        assert_eq!(state.recovered.entries, []);
+        assert_eq!(state.recovered.hard_state, later.model.hard_state);
+    };
+    let Opened { mut log, state } = open(disk.fork(), &dir()).unwrap();
+    assert!(matches!(state, DataState::Damaged(_)));
+    assert!(matches!(log.look_again().unwrap(), Some(DataState::Damaged(_))));
+    drop(log);
+    for seed in 0..80 {
+        let broken = disk.fork();
+        let Opened { mut log, .. } = open(broken.clone(), &dir()).unwrap();
+        store_snapshot(broken.clone(), &meta).unwrap();
+        broken.set_fuse(Some(seed));
+        if let Ok(Some(state)) = log.look_again() {
+            let DataState::Formed(state) = state else { panic!("{state:?}") };
+            check(&state);
+        }
+        broken.crash(if seed % 2 == 0 { Crash::Process } else { Crash::Power(seed) });
+        let (mut log, state) = expect_formed(open(broken.clone(), &dir()).unwrap());
+        check(&state);
+        // It goes on as after any other snapshot.
+        let mut script = later.clone();
+        let persist = script.empty();
+        let persist = script.append(persist, &[77]);
+        log.write(vec![persist]).unwrap();
+        broken.crash(Crash::Power(seed));
+        let (_, state) = expect_formed(open(broken, &dir()).unwrap());
+        assert_eq!(state.recovered.entries, script.model.entries[8..]);
+    }
+}
+
 /// Zeros where acknowledged bytes were, as `truncate` or a lost write leaves them.
 #[test]
 fn an_acknowledged_tail_that_is_gone_comes_back() {

@@ -86,8 +86,8 @@ impl<S: StateMachine> Driver<S> {
             self.work_off_formation(network);
             return;
         }
-        if let FormationMessage::RepairAsk { wants, last, snapshot } = message {
-            return self.on_repair_ask(now, from, (wants, last, snapshot), network);
+        if let FormationMessage::RepairAsk { wants, snapshot } = message {
+            return self.on_repair_ask(now, from, (wants, snapshot), network);
         }
         if self.repair.is_some() {
             return self.on_repair_answer(from, message);

@@ -26,6 +26,8 @@ const ASK_INTERVAL: Duration = Duration::from_millis(100);
 const WANTS_MAX: usize = 64;
 /// After this time without any progress, while the others have a leader, nobody is expected to have what is missing.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(3);
+/// A snapshot that did not help is followed by another one after this time at the earliest.
+const USELESS_SNAPSHOT_PAUSE: Duration = Duration::from_secs(10);
 /// How often it is said what is waited for.
 const TELL_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -35,7 +37,6 @@ pub(super) struct Repair {
     members: Membership,
     /// What the state machine was restored from.
     restored: SnapshotMeta,
-    last: EntryId,
     missing: Vec<Missing>,
     /// Entries handed to the log whose fate is not known yet.
     filling: usize,
@@ -45,8 +46,8 @@ pub(super) struct Repair {
     told_at: Option<Time>,
     /// What the others said of the first missing entry, and whether they have a leader.
     lacks: BTreeMap<NodeId, (Lack, bool)>,
-    /// A snapshot came and did not help.
-    no_snapshot: bool,
+    /// The last snapshot did not help: none is asked for before.
+    snapshot_after: Option<Time>,
 }
 
 impl Repair {
@@ -57,7 +58,7 @@ impl Repair {
 
 impl<S: StateMachine> Driver<S> {
     pub(super) fn begin_repair(&mut self, founding: Founding, damaged: DamagedState, now: Time) {
-        let DamagedState { memberships, snapshot, last, missing, .. } = damaged;
+        let DamagedState { memberships, snapshot, missing, .. } = damaged;
         let committed = memberships.first().cloned().unwrap_or_default();
         let members = memberships.last().cloned().unwrap_or_default();
         for Missing { id, path, offset, .. } in &missing {
@@ -70,14 +71,13 @@ impl<S: StateMachine> Driver<S> {
         self.repair = Some(Repair {
             members,
             restored: snapshot,
-            last,
             missing,
             filling: 0,
             next_ask: now,
             progress_at: now,
             told_at: None,
             lacks: BTreeMap::new(),
-            no_snapshot: false,
+            snapshot_after: None,
         });
         self.show_repair();
     }
@@ -124,8 +124,7 @@ impl<S: StateMachine> Driver<S> {
         }
         let ask = FormationMessage::RepairAsk {
             wants: repair.missing.iter().take(WANTS_MAX).map(|it| (it.id, it.digest)).collect(),
-            last: repair.last,
-            snapshot: !repair.no_snapshot,
+            snapshot: repair.snapshot_after.is_none_or(|after| now >= after),
         };
         let tell = stuck && repair.told_at.is_none_or(|told| now.since(told) >= TELL_INTERVAL);
         if tell {
@@ -145,7 +144,7 @@ impl<S: StateMachine> Driver<S> {
         &mut self,
         now: Time,
         from: NodeId,
-        (wants, last, snapshot): (Vec<(EntryId, Digest)>, EntryId, bool),
+        (wants, snapshot): (Vec<(EntryId, Digest)>, bool),
         network: &mut impl Network,
     ) {
         if self.raft.as_ref().is_some_and(|raft| is_gone(raft.committed_membership(), from)) {
@@ -161,10 +160,7 @@ impl<S: StateMachine> Driver<S> {
         if !known || wants.len() > WANTS_MAX {
             return debug!(peer = %from, "asks for entries and is no member");
         }
-        // A snapshot is of use to it when its log reaches that far.
-        let useful =
-            self.raft.as_ref().is_none_or(|raft| raft.snapshot().last_included.index <= last.index);
-        self.out.log.push(LogRequest::Supply(from, wants, snapshot && useful));
+        self.out.log.push(LogRequest::Supply(from, wants, snapshot));
     }
 
     /// What the own log has of what a peer asked for.
@@ -260,11 +256,10 @@ impl<S: StateMachine> Driver<S> {
         }
     }
 
-    /// A snapshot has arrived: the log may not need what it includes.
+    /// A snapshot has arrived: what it includes the log does not need, or, when the log ends before, nothing of the log.
     pub(super) fn on_repair_snapshot(&mut self, snapshot: &SnapshotMeta) {
         let Some(repair) = &mut self.repair else { return };
         info!(at = %snapshot.last_included, "a snapshot has arrived; the log is looked at again");
-        repair.no_snapshot = true;
         repair.filling += 1;
         self.out.log.push(LogRequest::Reopen);
     }
@@ -272,7 +267,14 @@ impl<S: StateMachine> Driver<S> {
     /// Recovery has looked at the log again.
     pub(super) fn on_reopened(&mut self, now: Time, state: DataState) {
         match state {
-            DataState::Damaged(damaged) => self.on_filled(now, damaged.missing),
+            DataState::Damaged(damaged) => {
+                if let Some(repair) = &mut self.repair
+                    && repair.missing == damaged.missing
+                {
+                    repair.snapshot_after = Some(now.after(USELESS_SNAPSHOT_PAUSE));
+                }
+                self.on_filled(now, damaged.missing);
+            }
             DataState::Formed(formed) => {
                 let (Some(repair), Some(founding)) = (self.repair.take(), self.founding.take())
                 else {
