@@ -62,6 +62,8 @@ pub(super) struct Plan {
     pub(super) listen_metrics: Vec<(String, Doors)>,
     /// All members of a cluster that is to form, this one among them.
     pub(super) peers: Vec<String>,
+    /// See [`raft::node::Settings::peers_form_only`].
+    pub(super) peers_form_only: bool,
     /// Members of a cluster that exists, for one that joins.
     pub(super) join: Vec<String>,
     /// See [`raft::node::Settings::formation_token`].
@@ -198,6 +200,7 @@ impl Plan {
                     settings.request_bytes_max.saturating_add(COMMAND_ROOM_BYTES);
                 node.handover_timeout = HANDOVER_TIMEOUT;
                 node.formation_token.clone_from(&self.token);
+                node.peers_form_only = self.peers_form_only;
                 node.security =
                     self.tls.peers.clone().map(|tls| tls as Arc<dyn raft::transport::Security>);
                 settings.tuning.apply(node);

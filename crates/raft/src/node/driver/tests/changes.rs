@@ -153,6 +153,36 @@ fn the_address_that_a_member_moved_from_is_not_vacant() {
 }
 
 #[test]
+fn a_changed_name_and_changed_client_addresses_are_announced_and_unset_ones_stay() {
+    let mut world = World::cluster(3);
+    world.until_leader();
+    let renamed = world.follower();
+    let known = |world: &World, name: &str, clients: &[&str]| {
+        (1..=3).all(|number| {
+            world.status(number).members.iter().any(|member| {
+                member.info.peer_address == address(renamed)
+                    && member.info.name == name
+                    && member.info.client_addresses == clients
+            })
+        })
+    };
+    let restart = |world: &mut World, name: &str, clients: &[&str]| {
+        world.kill(renamed);
+        let node = world.nodes.get_mut(&address(renamed)).unwrap();
+        name.clone_into(&mut node.settings.name);
+        node.settings.client_addresses = clients.iter().map(|text| (*text).to_owned()).collect();
+        world.start(renamed);
+    };
+    restart(&mut world, "north", &["c:1", "c:2"]);
+    world.until("all know it", |world| known(world, "north", &["c:1", "c:2"]));
+    restart(&mut world, "", &[]);
+    world.run(Duration::from_secs(10));
+    assert!(known(&world, "north", &["c:1", "c:2"]));
+    restart(&mut world, "south", &["c:3"]);
+    world.until("all know it", |world| known(world, "south", &["c:3"]));
+}
+
+#[test]
 fn a_member_that_missed_a_change_starts_with_the_new_list() {
     let mut world = World::cluster(3);
     world.until_leader();
