@@ -6,8 +6,9 @@
     benches/compare/compare.py --rounds 5 --seconds 4 --cases put:64,get:64 --json out.json
     benches/compare/compare.py --cases "" --scenarios failover,stop,restart --keys 1000000
 
-Each server gets three members on this machine, its data below --data on a real disk, fsync on, default settings. The
-servers run one at a time: every round starts each of them anew with empty folders (the order alternates from round to
+Each server gets three members on this machine, its data below --data on a real disk, fsync on, and the same heartbeats
+(100 ms) and election timeouts (--election, drawn at random up to twice that; etcd's default). Everything else is each
+server's default. The servers run one at a time: every round starts each of them anew with empty folders (the order alternates from round to
 round), warms it up, and measures every case with `rusty-raft bench`, which is the same program for all of them. The
 table shows medians over the rounds and their ratio to the first etcd. Where servers, members and load generator share
 two cores, only the ratios mean something.
@@ -57,7 +58,7 @@ def wait_for_port(port, deadline):
 class Cluster:
     """Members of one server, in processes of their own."""
 
-    def __init__(self, kind, binary, data, port, members):
+    def __init__(self, kind, binary, data, port, members, election):
         self.data, self.members = data, members
         shutil.rmtree(data, ignore_errors=True)
         data.mkdir(parents=True)
@@ -73,13 +74,15 @@ class Cluster:
                     "--advertise-client-urls", f"http://127.0.0.1:{port + i}",
                     "--listen-peer-urls", f"http://127.0.0.1:{port + 20 + i}",
                     "--initial-advertise-peer-urls", f"http://127.0.0.1:{port + 20 + i}",
+                    "--heartbeat-interval", "100", "--election-timeout", str(election),
                 ])
         else:
             addresses = json.dumps([f"127.0.0.1:{p}" for p in self.ports])
             config = data / "config.ron"
             config.write_text(
                 f'(persistent_state_file: "{data}/data.raft", cluster_members: {addresses}, '
-                "election_timeout_interval: RangeInclusive(start: 300.0, end: 500.0), heartbeat_interval: 100)\n")
+                f"election_timeout_interval: RangeInclusive(start: {election:.1f}, end: {2 * election:.1f}), "
+                "heartbeat_interval: 100)\n")
             for i in range(members):
                 self.commands.append([binary, "node", str(config), str(i)])
         self.started = time.monotonic()
@@ -174,8 +177,12 @@ def restart(bench, cluster, keys):
     cold = put_one(bench, cluster, cluster.started)
     cluster.wait()
     empty = cluster.memory()
-    subprocess.run([bench, "bench", "put", "--sequential", "--clients", "256", "--keys", str(keys), "--total",
-                    str(keys), "--prefix", "", "--endpoints", cluster.endpoints], check=True, capture_output=True)
+    filled = json.loads(subprocess.run([
+        bench, "bench", "put", "--sequential", "--clients", "256", "--keys", str(keys), "--total", str(keys),
+        "--prefix", "", "--json", "--endpoints", cluster.endpoints], check=True, capture_output=True, text=True).stdout)
+    if filled["errors"] or filled["unsent"] or filled["requests"] != keys:
+        # Fewer keys than the figures would be divided by.
+        sys.exit(f"not all of {keys} keys were written: {filled['error_kinds']}, see {cluster.data}")
     loaded = cluster.memory()
     for process in cluster.processes:
         process.kill()
@@ -233,6 +240,7 @@ def main():
     parser.add_argument("--scenarios", type=lambda text: [name for name in text.split(",") if name], default=[])
     parser.add_argument("--keys", type=int, default=200_000)
     parser.add_argument("--members", type=int, default=3)
+    parser.add_argument("--election", type=int, default=1000, metavar="MS", help="the shortest election timeout of all")
     parser.add_argument("--target", default="all", help="all, leader or follower")
     parser.add_argument("--ours", action="append", metavar="NAME=PATH", help="another build of rusty-raft beside it")
     parser.add_argument("--bench", help="the program that loads all of them; the first of ours")
@@ -261,7 +269,8 @@ def main():
     for turn in range(arguments.rounds):
         for kind, name, binary in servers if turn % 2 == 0 else list(reversed(servers)):
             for scenario in arguments.scenarios:
-                cluster = Cluster(kind, binary, arguments.data / "cluster", arguments.port, arguments.members)
+                cluster = Cluster(kind, binary, arguments.data / "cluster", arguments.port, arguments.members,
+                                  arguments.election)
                 try:
                     if scenario == "restart":
                         found = restart(bench, cluster, arguments.keys)
@@ -275,7 +284,8 @@ def main():
                     scenarios.setdefault(f"{scenario}: {what}", {}).setdefault(name, []).append(value)
             if not arguments.cases:
                 continue
-            cluster = Cluster(kind, binary, arguments.data / "cluster", arguments.port, arguments.members)
+            cluster = Cluster(kind, binary, arguments.data / "cluster", arguments.port, arguments.members,
+                                  arguments.election)
             try:
                 cluster.wait()
                 measure(bench, cluster, "put:64", 0.5, "all")

@@ -293,8 +293,8 @@ impl Member {
                     next.push(input);
                 }
             } else {
-                // Who proposes or answers meanwhile gets a turn on this thread.
-                tokio::task::yield_now().await;
+                // Three members share two threads: each gets a turn now and then.
+                tokio::task::coop::consume_budget().await;
             }
             while next.len() < 4096 {
                 let Ok(input) = self.inputs.try_recv() else { break };
@@ -414,8 +414,9 @@ impl Group for Leader {
 
     async fn propose_many(&self, payloads: Vec<Bytes>) {
         let answers: Vec<_> = payloads.into_iter().map(|payload| self.send(payload)).collect();
-        for answer in answers {
-            answer.await.expect("members run").expect("a proposal is applied");
+        // All at once: whoever awaits one after the other is woken for every one.
+        for answer in join_all(answers).await {
+            answer.expect("members run").expect("a proposal is applied");
         }
     }
 }

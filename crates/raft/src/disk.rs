@@ -7,8 +7,10 @@ use std::path::Path;
 
 use crate::io::{Disk, DiskFile, OpenMode};
 
-/// Bytes written at once while a file is being filled with zeros.
-const ZEROS: usize = 256 << 10;
+/// Bytes written at once while a file is being filled with zeros. What is written at once is kept together in the page
+/// cache, and a later write of a few bytes looks through all of that: pieces of 256 KiB make every fdatasync some 5 µs
+/// slower than these, of 1 MiB 15 µs, and much smaller ones take longer to fill.
+const ZEROS: usize = 64 << 10;
 
 /// The operating system's files. Files are readable by their owner only, folders too.
 #[derive(Clone, Copy, Debug, Default)]

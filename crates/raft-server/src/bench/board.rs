@@ -52,6 +52,8 @@ pub struct Board {
     finished: AtomicU64,
     clients: u64,
     last_success: AtomicU64,
+    /// When the last request ended, well or not.
+    last_outcome: AtomicU64,
     longest_gap: AtomicU64,
     delivered: AtomicU64,
     last_delivery: AtomicU64,
@@ -87,6 +89,7 @@ impl Board {
             clients: u64::try_from(if plan.rate.is_some() { plan.threads } else { plan.clients })
                 .unwrap_or(u64::MAX),
             last_success: AtomicU64::new(0),
+            last_outcome: AtomicU64::new(0),
             longest_gap: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
             last_delivery: AtomicU64::new(0),
@@ -120,11 +123,23 @@ impl Board {
         self.next_key.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Nobody sends anything any more.
+    /// Nobody sends anything any more. Does nothing where all that was asked for is already on its way.
     pub(super) fn stop(&self) {
-        if !self.stopped.swap(true, Ordering::Relaxed) {
+        if !self.is_over() && !self.stopped.swap(true, Ordering::Relaxed) {
             self.stopped_at.store(self.now(), Ordering::Relaxed);
         }
+    }
+
+    /// Whether it was stopped before all that was asked for had been sent.
+    pub(super) fn was_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// When it ended: for a number of requests with the last of them, even if that failed. A cluster that dies under the
+    /// last requests has not been fast.
+    fn ended(&self) -> u64 {
+        let end = self.end.min(self.stopped_at.load(Ordering::Relaxed));
+        if end == u64::MAX { self.last_outcome.load(Ordering::Relaxed) } else { end }
     }
 
     /// Whether no more requests are due.
@@ -146,16 +161,18 @@ impl Board {
 
     pub(super) fn succeeded(&self, now: u64) {
         self.done.fetch_add(1, Ordering::Relaxed);
-        // From the first success on: everything before is connecting.
+        self.last_outcome.fetch_max(now, Ordering::Relaxed);
+        // The clock begins when everything is connected: a wait for the first success is a gap like any other.
         let last = self.last_success.fetch_max(now, Ordering::Relaxed);
-        if last != 0 && self.counts(now) {
+        if self.counts(now) {
             let gap = now.saturating_sub(last.max(self.counts_from));
             self.longest_gap.fetch_max(gap, Ordering::Relaxed);
         }
     }
 
-    pub(super) fn failed(&self) {
+    pub(super) fn failed(&self, now: u64) {
         self.failed.fetch_add(1, Ordering::Relaxed);
+        self.last_outcome.fetch_max(now, Ordering::Relaxed);
     }
 
     pub(super) fn delivered(&self, events: u64) {
@@ -189,19 +206,16 @@ impl Board {
         self.expected().saturating_sub(self.delivered.load(Ordering::Relaxed))
     }
 
-    /// The longest time without any success, between successes or up to the end.
+    /// The longest time without any success: from the beginning, between successes or up to the end.
     pub(super) fn longest_gap(&self) -> Duration {
         let last = self.last_success.load(Ordering::Relaxed);
-        let end = self.end.min(self.stopped_at.load(Ordering::Relaxed));
-        let open = if end == u64::MAX { 0 } else { end.saturating_sub(last.max(self.counts_from)) };
+        let open = self.ended().saturating_sub(last.max(self.counts_from));
         Duration::from_nanos(open.max(self.longest_gap.load(Ordering::Relaxed)))
     }
 
     /// How long requests counted.
     pub(super) fn window(&self) -> Duration {
-        let end = self.end.min(self.stopped_at.load(Ordering::Relaxed));
-        let end = if end == u64::MAX { self.last_success.load(Ordering::Relaxed) } else { end };
-        Duration::from_nanos(end.saturating_sub(self.counts_from))
+        Duration::from_nanos(self.ended().saturating_sub(self.counts_from))
     }
 
     /// How far it has come.
@@ -265,6 +279,40 @@ mod tests {
         assert_eq!(board.longest_gap(), Duration::from_millis(700));
         board.succeeded(950_000_000);
         assert_eq!(board.longest_gap(), Duration::from_millis(650));
+    }
+
+    #[test]
+    fn a_wait_for_the_first_success_is_a_gap() {
+        let second = Duration::from_secs(1);
+        let plan = Plan { extent: Extent::Time(second * 10), warmup: second, ..plan() };
+        let board = Board::new(&plan);
+        board.succeeded(6_000_000_000);
+        board.succeeded(10_000_000_000);
+        assert_eq!(board.longest_gap(), second * 5, "the warm-up does not count");
+    }
+
+    #[test]
+    fn a_total_that_ends_in_failures_lasts_until_the_last_of_them() {
+        let board = Board::new(&Plan { extent: Extent::Total(3), ..plan() });
+        board.succeeded(100_000_000);
+        board.failed(5_100_000_000);
+        board.failed(5_000_000_000);
+        assert_eq!(board.window(), Duration::from_millis(5100));
+        assert_eq!(board.longest_gap(), Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_stop_after_the_end_stops_nothing() {
+        let board = Board::new(&Plan { extent: Extent::Total(1), ..plan() });
+        board.start();
+        assert!(board.claim(0));
+        board.stop();
+        assert!(!board.was_stopped());
+        let board = Board::new(&Plan { extent: Extent::Total(2), ..plan() });
+        board.start();
+        assert!(board.claim(0));
+        board.stop();
+        assert!(board.was_stopped());
     }
 
     #[test]

@@ -1,13 +1,17 @@
 //! One connection to a member: gRPC on `h2`, reconnecting by itself.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use h2::client::SendRequest;
 use h2::{RecvStream, SendStream};
 use prost::Message;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tonic::codegen::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
@@ -107,11 +111,46 @@ impl Head {
     }
 }
 
+/// A socket that wants whole buffers. To one that takes several buffers at once, `h2` hands every message over 256 bytes
+/// by itself, with a system call of its own; to this one it hands many small messages together.
+struct Joined(TcpStream);
+
+impl AsyncRead for Joined {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Joined {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
 /// A connection. Belongs to one thread.
 pub(super) struct Link {
     endpoint: String,
     head: Head,
-    sender: RefCell<Option<SendRequest<Bytes>>>,
+    /// With the number of its connection; none while there is no connection that takes requests.
+    sender: RefCell<Option<(u64, SendRequest<Bytes>)>>,
+    /// Connections so far.
+    connections: Cell<u64>,
     connected: Notify,
 }
 
@@ -125,6 +164,7 @@ impl Link {
             endpoint: endpoint.to_owned(),
             head: Head::new(endpoint, token)?,
             sender: RefCell::new(None),
+            connections: Cell::new(0),
             connected: Notify::new(),
         });
         let connection =
@@ -134,7 +174,7 @@ impl Link {
         Ok(link)
     }
 
-    async fn connect(&self) -> Result<h2::client::Connection<TcpStream, Bytes>, String> {
+    async fn connect(&self) -> Result<h2::client::Connection<Joined, Bytes>, String> {
         let socket = TcpStream::connect(&self.endpoint).await.map_err(|error| error.to_string())?;
         socket.set_nodelay(true).map_err(|error| error.to_string())?;
         let mut builder = h2::client::Builder::new();
@@ -143,14 +183,16 @@ impl Link {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .enable_push(false);
         let (sender, connection) =
-            builder.handshake(socket).await.map_err(|error| error.to_string())?;
-        self.sender.replace(Some(sender));
+            builder.handshake(Joined(socket)).await.map_err(|error| error.to_string())?;
+        let number = self.connections.get() + 1;
+        self.connections.set(number);
+        self.sender.replace(Some((number, sender)));
         self.connected.notify_waiters();
         Ok(connection)
     }
 
     /// Drives the connection, and the next one when it breaks.
-    async fn keep(&self, connection: h2::client::Connection<TcpStream, Bytes>) {
+    async fn keep(&self, connection: h2::client::Connection<Joined, Bytes>) {
         let mut next = Some(connection);
         loop {
             if let Some(connection) = next.take() {
@@ -165,7 +207,7 @@ impl Link {
     }
 
     /// Waits for a connection.
-    async fn sender(&self) -> SendRequest<Bytes> {
+    async fn sender(&self) -> (u64, SendRequest<Bytes>) {
         loop {
             let connected = self.connected.notified();
             let sender = self.sender.borrow().clone();
@@ -176,15 +218,29 @@ impl Link {
         }
     }
 
+    /// This connection takes no more requests, though it may still bring answers: a server that stops says so
+    /// (`GOAWAY`) before it closes. Whoever asks from now on waits for the next connection, which the keeper makes once
+    /// this one has ended; asking this one again would fail at once, every time, and never let the keeper run.
+    fn give_up(&self, number: u64) {
+        let mut sender = self.sender.borrow_mut();
+        if sender.as_ref().is_some_and(|(current, _)| *current == number) {
+            *sender = None;
+        }
+    }
+
     async fn send(
         &self,
         rpc: Rpc,
         frame: Bytes,
         last: bool,
     ) -> Result<(h2::client::ResponseFuture, SendStream<Bytes>), h2::Error> {
-        let mut sender = self.sender().await.ready().await?;
         let request = self.head.request(rpc).ok_or(h2::Reason::INTERNAL_ERROR)?;
-        let (response, mut stream) = sender.send_request(request, false)?;
+        let (number, sender) = self.sender().await;
+        let sent = match sender.ready().await {
+            Ok(mut sender) => sender.send_request(request, false),
+            Err(error) => Err(error),
+        };
+        let (response, mut stream) = sent.inspect_err(|_| self.give_up(number))?;
         stream.send_data(frame, last)?;
         Ok((response, stream))
     }
@@ -219,14 +275,17 @@ impl Link {
     /// One call, its answer decoded.
     ///
     /// # Errors
-    /// As [`call`](Self::call).
+    /// As [`call`](Self::call), and when no answer comes within `timeout`.
     pub(super) async fn ask<A: Message + Default>(
         &self,
         rpc: Rpc,
         message: &impl Message,
+        timeout: Duration,
     ) -> Result<A, String> {
         let mut received = BytesMut::new();
-        self.call(rpc, frame(message), |chunk| received.extend_from_slice(chunk)).await?;
+        let call = self.call(rpc, frame(message), |chunk| received.extend_from_slice(chunk));
+        let called = tokio::time::timeout(timeout, call).await;
+        called.map_err(|_| format!("no answer within {timeout:?}"))??;
         let answer = unframe(&mut received).ok_or("an answer without a message")?;
         A::decode(answer).map_err(|error| format!("an answer that cannot be read: {error}"))
     }

@@ -121,10 +121,10 @@ fn processor_time() -> Duration {
 }
 
 /// Carries out a plan. `shown` is called several times a second with how far it has come. A change of `stop` ends it
-/// early; what was measured until then is reported.
+/// early; what was measured until then is reported ([`Report::interrupted`]).
 ///
 /// # Errors
-/// In words: why it could not even begin.
+/// In words: why it could not even begin. A stop while it still prepares is one of the reasons.
 pub async fn run(
     plan: Plan,
     mut stop: watch::Receiver<bool>,
@@ -151,15 +151,28 @@ pub async fn run(
         spawned.map_err(|error| format!("cannot start a thread: {error}"))?;
     }
     drop((ready, tallies));
-    for _ in 0..plan.threads {
-        readies.recv().await.ok_or("a thread of the load generator has died")??;
+    let mut stop_known = true;
+    let mut prepared = 0;
+    while prepared < plan.threads {
+        tokio::select! {
+            ready = readies.recv() => {
+                ready.ok_or("a thread of the load generator has died")??;
+                prepared += 1;
+            }
+            changed = stop.changed(), if stop_known => {
+                stop_known = changed.is_ok();
+                if *stop.borrow() {
+                    // The threads end when they notice that nobody tells them to begin.
+                    return Err(String::from("interrupted while it prepared"));
+                }
+            }
+        }
     }
     let used = processor_time();
     board.start();
     phase.send_replace(Phase::Running);
     let mut merged = Tally::new();
     let mut running = plan.threads;
-    let mut stop_known = true;
     let mut tick = tokio::time::interval(Duration::from_millis(100));
     let mut used_by_end = None;
     while running > 0 {
@@ -192,7 +205,33 @@ pub async fn run(
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
+
+    /// Reads from a server that takes connections and never says a word.
+    fn mute(timeout: Duration) -> (TcpListener, Plan) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let endpoints = vec![listener.local_addr().unwrap().to_string()];
+        (listener, Plan { endpoints, load: Load::Get, timeout, ..plan() })
+    }
+
+    #[tokio::test]
+    async fn preparing_takes_no_longer_than_the_timeout() {
+        let (_listener, plan) = mute(Duration::from_millis(50));
+        let (_stop, stopped) = watch::channel(false);
+        let refused = run(plan, stopped, |_| ()).await.unwrap_err();
+        assert_eq!(refused, "no answer within 50ms");
+    }
+
+    #[tokio::test]
+    async fn preparing_can_be_interrupted() {
+        let (_listener, plan) = mute(Duration::from_secs(3600));
+        let (stop, stopped) = watch::channel(false);
+        stop.send_replace(true);
+        let refused = run(plan, stopped, |_| ()).await.unwrap_err();
+        assert_eq!(refused, "interrupted while it prepared");
+    }
 
     /// Puts, one second.
     pub(super) fn plan() -> Plan {

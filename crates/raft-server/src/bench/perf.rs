@@ -17,6 +17,8 @@ const PREFIX: &str = "/rusty-raft-check-perf/";
 const THROUGHPUT_MIN: f64 = 0.9;
 /// No request may take longer.
 const SLOWEST_MAX: Duration = Duration::from_millis(500);
+/// What is done before and after must be done within this time.
+const ERRAND_MAX: Duration = Duration::from_secs(30);
 /// How much latencies may vary.
 const STDDEV_MAX: Duration = Duration::from_millis(100);
 
@@ -185,10 +187,10 @@ async fn run_errand(plan: &Plan, errand: Errand) -> Result<(), String> {
             .build_local(LocalOptions::default())
             .map_err(|error| format!("cannot start a runtime: {error}"))?;
         let task = runtime.spawn_local(async move {
-            let link = Link::open(&endpoint, token.as_deref()).await?;
-            tokio::time::timeout(Duration::from_secs(30), carry_out(&link, errand))
-                .await
-                .unwrap_or_else(|_| Err(format!("{endpoint} does not answer")))
+            let opened =
+                tokio::time::timeout(ERRAND_MAX, Link::open(&endpoint, token.as_deref())).await;
+            let link = opened.map_err(|_| format!("{endpoint} does not answer"))??;
+            carry_out(&link, errand).await.map_err(|reason| format!("{endpoint}: {reason}"))
         });
         runtime.block_on(task).map_err(|error| error.to_string())?
     });
@@ -200,7 +202,7 @@ async fn carry_out(link: &Link, errand: Errand) -> Result<(), String> {
     match errand {
         Errand::Look => {
             let look = RangeRequest { key, range_end, count_only: true, ..RangeRequest::default() };
-            let found: RangeResponse = link.ask(Rpc::Range, &look).await?;
+            let found: RangeResponse = link.ask(Rpc::Range, &look, ERRAND_MAX).await?;
             if found.count == 0 {
                 return Ok(());
             }
@@ -212,7 +214,7 @@ async fn carry_out(link: &Link, errand: Errand) -> Result<(), String> {
         }
         Errand::Clean => {
             let delete = DeleteRangeRequest { key, range_end, ..DeleteRangeRequest::default() };
-            let _: DeleteRangeResponse = link.ask(Rpc::DeleteRange, &delete).await?;
+            let _: DeleteRangeResponse = link.ask(Rpc::DeleteRange, &delete, ERRAND_MAX).await?;
             Ok(())
         }
     }

@@ -25,6 +25,7 @@ pub struct Report {
     window: Duration,
     longest_gap: Duration,
     missing: u64,
+    interrupted: bool,
     processor: Duration,
 }
 
@@ -34,6 +35,7 @@ impl Report {
             window: board.window(),
             longest_gap: board.longest_gap(),
             missing: board.missing(),
+            interrupted: board.was_stopped(),
             plan,
             tally,
             processor,
@@ -50,6 +52,12 @@ impl Report {
     #[must_use]
     pub fn all_failed(&self) -> bool {
         self.tally.latency.is_empty()
+    }
+
+    /// Whether it was stopped before it had sent what the plan asked for.
+    #[must_use]
+    pub const fn interrupted(&self) -> bool {
+        self.interrupted
     }
 
     /// Successful requests a second.
@@ -78,6 +86,7 @@ impl Report {
             "key_size": plan.key_bytes,
             "keys": plan.keys,
             "seconds": self.window.as_secs_f64(),
+            "interrupted": self.interrupted,
             "requests": tally.latency.len(),
             "ops_per_sec": self.throughput(),
             "errors": tally.failed(),
@@ -150,6 +159,9 @@ impl Report {
             "requests",
             &format!("{requests} in {:.1} s, {} failed", self.window.as_secs_f64(), tally.failed()),
         );
+        if self.interrupted {
+            self.line(&mut text, "interrupted", "not all that was asked for has been sent");
+        }
         self.line(&mut text, "throughput", &format!("{:.1} a second", self.throughput()));
         if let Load::Watch { watchers, streams } = plan.load {
             let rate = per(tally.deliveries_in_window, self.window);

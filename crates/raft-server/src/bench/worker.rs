@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::UnboundedSender;
@@ -15,6 +16,10 @@ use super::pace::pace;
 use super::tally::Tally;
 use super::workload::{Prepared, Workload};
 use super::{Load, Plan, watchers};
+
+/// After a failed request its client waits so long. Failures can come at once, and clients that do nothing but fail would
+/// take the processors from the server that is to recover.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// What a thread is given.
 pub(super) struct Seat {
@@ -104,7 +109,7 @@ async fn prepare(
     let mut workload = Workload::new(plan, number);
     if plan.load.reads() {
         let (first, step) = (as_u64(number), as_u64(plan.threads));
-        workload.fill(&links[0], first, step).await?;
+        workload.fill(&links[0], (first, step), plan.timeout).await?;
     }
     let desk = Rc::new(Desk {
         plan: Arc::clone(plan),
@@ -140,7 +145,9 @@ async fn closed_loop(desk: &Rc<Desk>, clients: usize) {
                 if !desk.board.claim(due) {
                     break;
                 }
-                desk.request(client, due).await;
+                if !desk.request(client, due).await {
+                    tokio::time::sleep(PAUSE).await;
+                }
             }
             desk.board.finished();
         });
@@ -181,8 +188,8 @@ impl Desk {
         u64::try_from(self.plan.timeout.as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Sends one request and counts what becomes of it.
-    async fn request(&self, client: usize, due: u64) {
+    /// Sends one request and counts what becomes of it. Says whether it succeeded.
+    async fn request(&self, client: usize, due: u64) -> bool {
         let number = self.plan.sequential.then(|| self.board.next_key());
         let Prepared { rpc, frame, reads } = self.workload.borrow_mut().next(due, number);
         let link = &self.links[client % self.links.len()];
@@ -196,7 +203,7 @@ impl Desk {
             Ok(Ok(())) => {
                 self.board.succeeded(now);
                 if !counts {
-                    return;
+                    return true;
                 }
                 let latency = now.saturating_sub(due);
                 tally.latency.saturating_record(latency);
@@ -207,16 +214,18 @@ impl Desk {
                 tally.in_window += u64::from(self.board.in_window(now));
                 tally.received += as_u64(received);
                 tally.empty += u64::from(reads && received < self.plan.value_bytes);
+                return true;
             }
             Ok(Err(reason)) => {
-                self.board.failed();
+                self.board.failed(now);
                 tally.fail(reason);
             }
             Err(_) => {
-                self.board.failed();
+                self.board.failed(now);
                 tally.fail(format!("no answer within {:?}", self.plan.timeout));
             }
         }
+        false
     }
 }
 

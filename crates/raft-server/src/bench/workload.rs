@@ -1,5 +1,7 @@
 //! Which requests are sent.
 
+use std::time::Duration;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 use raft::core::Rng;
 use raft_kv::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
@@ -138,8 +140,13 @@ impl Workload {
     /// Writes every `step`th hundred of the keys, beginning with the `first`.
     ///
     /// # Errors
-    /// In words, as [`Link::call`] says.
-    pub(super) async fn fill(&mut self, link: &Link, first: u64, step: u64) -> Result<(), String> {
+    /// In words, as [`Link::ask`] says: each transaction has the timeout.
+    pub(super) async fn fill(
+        &mut self,
+        link: &Link,
+        (first, step): (u64, u64),
+        timeout: Duration,
+    ) -> Result<(), String> {
         let mut block = first;
         while block.saturating_mul(FILL_KEYS) < self.keys {
             let begin = block * FILL_KEYS;
@@ -152,21 +159,21 @@ impl Workload {
                 let put = PutRequest { key, value, ..PutRequest::default() };
                 success.push(RequestOp { request: Some(Op::RequestPut(put)) });
                 if bytes > 512 << 10 {
-                    Self::write(link, std::mem::take(&mut success)).await?;
+                    Self::write(link, std::mem::take(&mut success), timeout).await?;
                     bytes = 0;
                 }
             }
             if !success.is_empty() {
-                Self::write(link, success).await?;
+                Self::write(link, success, timeout).await?;
             }
             block += step;
         }
         Ok(())
     }
 
-    async fn write(link: &Link, success: Vec<RequestOp>) -> Result<(), String> {
+    async fn write(link: &Link, success: Vec<RequestOp>, timeout: Duration) -> Result<(), String> {
         let txn = TxnRequest { success, ..TxnRequest::default() };
-        let _: TxnResponse = link.ask(Rpc::Txn, &txn).await?;
+        let _: TxnResponse = link.ask(Rpc::Txn, &txn, timeout).await?;
         Ok(())
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
 use tokio::sync::watch;
 
 use super::signals::Signals;
@@ -170,7 +171,7 @@ enum Check {
 Demanded: 90 % of the rate, no write over 500 ms, a standard deviation of 100 ms at most, no failure. Keys are written
 under /rusty-raft-check-perf/ and deleted in the end.
 
-Exit codes: 0 PASS; 1 FAIL, or nobody answers; 2 bad command line.
+Exit codes: 0 PASS; 1 FAIL, interrupted (no verdict), or nobody answers; 2 bad command line.
 
 Example:
   rusty-raft check perf --load m --endpoints 127.0.0.1:54000,127.0.0.1:54001,127.0.0.1:54002"
@@ -245,6 +246,13 @@ async fn check_perf(args: &PerfArgs) -> Result<Exit, Refusal> {
     let report = run_plan(plan.clone(), args.to.json).await;
     let cleaned = Verdict::clean(&plan).await;
     let report = report?;
+    if report.interrupted() {
+        // Too little was seen to say anything for it.
+        let json = || json!({"pass": null, "measured": report.to_json()}).to_string();
+        say(&if args.to.json { json() } else { report.to_text() });
+        cleaned.map_err(|reason| failed(format!("the keys could not be deleted: {reason}")))?;
+        return Err(failed("interrupted: no verdict"));
+    }
     let verdict = Verdict::of(args.load, &report);
     if args.to.json {
         let mut json = verdict.to_json();

@@ -5,8 +5,11 @@ use std::ffi::OsString;
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use raft::disk::StdDisk;
+use raft::log::inspect;
 
 use super::member::{Plan, PlannedTls, Refusal};
 use super::{complain, say};
@@ -78,9 +81,19 @@ fn version() -> String {
     )
 }
 
+/// Where the state lives, in the folder of `--data-dir`.
+fn member_folder(data_dir: &Path) -> PathBuf {
+    data_dir.join("member")
+}
+
+/// Whether the member of this `--data-dir` belongs to a cluster. What cannot be read is refused when it is opened.
+pub(super) fn is_formed(data_dir: &Path) -> bool {
+    matches!(inspect(&StdDisk, &member_folder(data_dir)), Ok(Some(_)))
+}
+
 async fn serve(words: &[String], color: Color) -> Result<Exit, Refusal> {
-    let config = EtcdConfig::read(words, variables())?;
-    let data_dir = config.data_dir.join("member");
+    let config = EtcdConfig::read(words, variables(), is_formed)?;
+    let data_dir = member_folder(&config.data_dir);
     check_data(&config, &data_dir)?;
     logging::init_as_etcd(&config.log, color).map_err(|(path, error)| Refusal {
         exit: Exit::BadConfiguration,
@@ -107,8 +120,14 @@ async fn serve(words: &[String], color: Color) -> Result<Exit, Refusal> {
     tls.warn();
     let label = format!("etcd member {}", config.name);
     let clients: Vec<String> = config.advertise_clients.iter().map(Url::to_string).collect();
-    let (peers, join) =
-        if config.existing { (Vec::new(), config.members) } else { (config.members, Vec::new()) };
+    let (peers, join) = match (config.existing, config.members) {
+        // It is formed, or `check_data` would have refused it: nothing depends on what is listed.
+        (true, others) if others.is_empty() => {
+            (vec![config.advertise_peer.address.clone()], Vec::new())
+        }
+        (true, others) => (Vec::new(), others),
+        (false, all) => (all, Vec::new()),
+    };
     let plan = Plan {
         label,
         name: config.name.clone(),
@@ -118,6 +137,8 @@ async fn serve(words: &[String], color: Color) -> Result<Exit, Refusal> {
         listen: listen(&config.listen_peers, &config.listen_clients),
         listen_metrics: config.listen_metrics.iter().map(for_clients).collect(),
         peers,
+        // In etcd what begins with `initial-` is ignored once there is a cluster.
+        peers_form_only: true,
         join,
         token: config.token,
         settings: config.settings,
@@ -157,11 +178,24 @@ fn check_data(config: &EtcdConfig, data_dir: &Path) -> Result<(), Refusal> {
             "an empty folder for this member, or another one: --data-dir".to_owned(),
         );
     }
-    if config.existing && config.members.is_empty() && !data_dir.exists() {
+    if config.existing && config.members.is_empty() && !config.formed {
         return refuse(
-            "it is empty, --initial-cluster-state says that the cluster exists, and --initial-cluster lists no other member"
+            "it belongs to no cluster, --initial-cluster-state says that the cluster exists, and --initial-cluster lists no other member"
                 .to_owned(),
             "all members in --initial-cluster, or --initial-cluster-state new".to_owned(),
+        );
+    }
+    let own = &config.advertise_peer.address;
+    let damaged = config.data_dir.join("member.damaged");
+    if !config.formed && config.members.iter().all(|address| address == own) && damaged.exists() {
+        // What is missing is with the others: a cluster of its own would hide that.
+        let wrong = format!(
+            "its member was set aside as {}, and --initial-cluster lists no other member to fetch everything from",
+            damaged.display()
+        );
+        return refuse(
+            wrong,
+            "all members in --initial-cluster; or move that folder away".to_owned(),
         );
     }
     Ok(())

@@ -72,6 +72,7 @@ fn plan(args: &NodeArgs, color: Color) -> Result<Plan, Refusal> {
         listen,
         listen_metrics: Vec::new(),
         peers: config.members.iter().map(|member| member.peer.clone()).collect(),
+        peers_form_only: false,
         join: args.join.clone(),
         token: String::new(),
         settings: config.settings,

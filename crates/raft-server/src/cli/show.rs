@@ -1,14 +1,15 @@
 //! `rusty-raft config show etcd …`: where each setting comes from.
 
-use super::etcd::variables;
+use super::etcd::{is_formed, variables};
 use super::{complain, say};
 use crate::config::etcd::{self, EtcdConfig, Origin, Row};
 use crate::exit::Exit;
 
 /// Prints the settings that a member started with these words would have; those left at their defaults when `all`.
 pub(super) fn run(words: &[String], all: bool) -> Exit {
-    let rows = etcd::table(words, variables())
-        .and_then(|rows| EtcdConfig::read(words, variables()).map(|config| (rows, config)));
+    let rows = etcd::table(words, variables()).and_then(|rows| {
+        EtcdConfig::read(words, variables(), is_formed).map(|config| (rows, config))
+    });
     match rows {
         Ok((rows, config)) => {
             let shown = rows.iter().filter(|row| all || row.origin != Origin::Default);

@@ -287,6 +287,8 @@ impl AsyncRead for Rewound {
     }
 }
 
+/// Says that it does not take several buffers at once. To one that does, `h2` hands every message over 256 bytes by
+/// itself, with a system call of its own; to this one it hands small answers to many requests together.
 impl AsyncWrite for Rewound {
     fn poll_write(
         mut self: Pin<&mut Self>,
@@ -294,18 +296,6 @@ impl AsyncWrite for Rewound {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -109,7 +109,8 @@ async fn three_members_start_by_flags_variables_and_a_file() {
     assert_eq!(refused.code(), Code::Unimplemented);
     let scraped = http_get(&metrics, "/metrics");
     assert!(scraped.contains("etcd_server_has_leader 1"), "{scraped}");
-    // A member that is started again is what it was, whatever its token says.
+    // A member that is started again is what it was, whatever its flags say about the beginning: nothing at all, a list
+    // that was never right, or that the cluster exists; and what it says of itself is told to all.
     let [first, second, third] = processes;
     drop((first, second, third));
     assert!(folder.path().join("n1.etcd/member").is_dir());
@@ -117,14 +118,42 @@ async fn three_members_start_by_flags_variables_and_a_file() {
     for n in 0..3 {
         let mut command = etcd(folder.path());
         for (name, value) in flags(n, port) {
-            let value =
-                if name == "initial-cluster-token" { format!("{value}-{n}") } else { value };
+            let value = match (name, n) {
+                ("initial-cluster", 0) => continue,
+                ("initial-cluster", 1) => {
+                    format!("x=http://127.0.0.1:1,n2=http://127.0.0.1:{port}")
+                }
+                ("initial-cluster", _) => format!("n2=http://127.0.0.1:{}", port + 2),
+                ("initial-cluster-token", _) => format!("{value}-{n}"),
+                ("name", 1) => "renamed".to_owned(),
+                ("advertise-client-urls", 1) => format!("{value},http://localhost:1"),
+                _ => value,
+            };
             command.arg(format!("--{name}={value}"));
+        }
+        if n == 2 {
+            command.arg("--initial-cluster-state=existing");
         }
         again.push(Process::start(command));
     }
-    until_serving(&address(2)).await;
-    assert_eq!(get(&address(2), "k").await.unwrap().as_deref(), Some("v"));
+    for (n, process) in (0..3).zip(&mut again) {
+        process.line_with(READY);
+        assert_eq!(get(&address(n), "k").await.unwrap().as_deref(), Some("v"));
+    }
+    let deadline = std::time::Instant::now() + crate::support::PATIENCE;
+    let clients = [format!("http://{}", address(1)), "http://localhost:1".to_owned()];
+    while !members(&address(0))
+        .await
+        .members
+        .iter()
+        .any(|member| member.name == "renamed" && member.client_ur_ls == clients)
+    {
+        assert!(std::time::Instant::now() < deadline, "the new name is not known");
+    }
+    for (n, process) in (0..3).zip(&mut again) {
+        assert_eq!(get(&address(n), "k").await.unwrap().as_deref(), Some("v"));
+        assert_eq!(process.child.try_wait().unwrap(), None, "n{n} has ended");
+    }
 }
 
 /// The answer to a GET, head and body.
@@ -181,6 +210,19 @@ async fn a_member_joins_a_cluster_that_exists() {
     let names: Vec<String> =
         members(&client).await.members.into_iter().map(|member| member.name).collect();
     assert!(names.contains(&"b".to_owned()), "{names:?}");
+    // Again, and now it lists nobody but itself.
+    drop(second);
+    let mut command = etcd(folder.path());
+    command.args(["--name=b", "--initial-cluster-state=existing"]);
+    command.arg(format!("--listen-peer-urls=http://{peer}"));
+    command.arg(format!("--initial-advertise-peer-urls=http://{peer}"));
+    command.arg(format!("--listen-client-urls=http://{second_client}"));
+    command.arg(format!("--advertise-client-urls=http://{second_client}"));
+    let mut second = Process::start(command);
+    second.line_with(READY);
+    put(&second_client, "k", "w").await.unwrap();
+    assert_eq!(get(&client, "k").await.unwrap().as_deref(), Some("w"));
+    assert_eq!(members(&second_client).await.members.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -266,6 +308,9 @@ fn whatever_is_wrong_is_refused_before_anything_is_written() {
     let folder = folder();
     fs::write(folder.path().join("typo.yml"), "name: a\nheartbeat-intervall: 5\n").unwrap();
     fs::create_dir_all(folder.path().join("theirs/member/snap")).unwrap();
+    // What a start that never got further leaves behind.
+    fs::create_dir_all(folder.path().join("begun/member")).unwrap();
+    fs::create_dir_all(folder.path().join("rebuilt/member.damaged")).unwrap();
     let table: &[(&[&str], i32, &[&str])] = &[
         (&["--nmae", "x"], 2, &["--nmae", "did you mean --name?"]),
         (&["--election-timeout", "soon"], 2, &["--election-timeout", "a whole number"]),
@@ -274,6 +319,12 @@ fn whatever_is_wrong_is_refused_before_anything_is_written() {
         (&["--log-outputs=no/such/folder/log"], 2, &["no/such/folder/log"]),
         (&["--data-dir=theirs"], 65, &["theirs", "etcd itself has written it"]),
         (&["--initial-cluster-state=existing"], 65, &["lists no other member"]),
+        (
+            &["--initial-cluster-state=existing", "--data-dir=begun"],
+            65,
+            &["it belongs to no cluster", "lists no other member"],
+        ),
+        (&["--data-dir=rebuilt"], 65, &["member.damaged", "lists no other member"]),
     ];
     for (line, code, parts) in table {
         let before = tree(folder.path());

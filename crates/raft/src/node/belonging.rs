@@ -25,7 +25,7 @@ pub(super) fn check(settings: &Settings, data: &Belongs<'_>) -> Result<(), DataE
     check_owner(settings, data.node, newest)?;
     // Whoever is alone may have moved: then nothing of its list is known.
     let alone = newest.members().all(|(node, _)| node == data.node);
-    if alone || settings.peers.is_empty() || !settings.join.is_empty() {
+    if alone || !list_counts(settings) {
         return Ok(());
     }
     let mut known = founding_addresses(data.formed, data.formation);
@@ -34,6 +34,11 @@ pub(super) fn check(settings: &Settings, data: &Belongs<'_>) -> Result<(), DataE
         return Ok(());
     }
     Err(other_cluster(data.path.clone(), data.formed, &known, &settings.peers))
+}
+
+/// Whether the configured list says anything about data that belongs to a cluster.
+const fn list_counts(settings: &Settings) -> bool {
+    !settings.peers.is_empty() && settings.join.is_empty() && !settings.peers_form_only
 }
 
 /// Refuses a data directory, looked at from outside, that knows none of `configured`. One that says nothing of its
@@ -104,7 +109,7 @@ pub(super) fn check_configured(
     founding: &Founding,
     membership: &Membership,
 ) -> Result<(), ConfigError> {
-    if settings.peers.is_empty() || !settings.join.is_empty() {
+    if !list_counts(settings) {
         return Ok(());
     }
     let configured: BTreeSet<&str> = settings.peers.iter().map(String::as_str).collect();

@@ -29,6 +29,9 @@ pub struct Settings {
     pub client_addresses: Vec<String>,
     /// The configured members, this one among them. Ignored when `join` is not empty.
     pub peers: Vec<String>,
+    /// `peers` counts only while the node belongs to no cluster; once it does, a list that is neither the founding nor
+    /// the present one is not refused (false). Data of a member to which `peers` gives another address is refused always.
+    pub peers_form_only: bool,
     /// Addresses of a running cluster that this empty node waits to be added to.
     pub join: Vec<String>,
     /// Form only when *all* configured members have reported, however long that takes.
@@ -104,6 +107,7 @@ impl Default for Settings {
             name: String::new(),
             client_addresses: Vec::new(),
             peers: Vec::new(),
+            peers_form_only: false,
             join: Vec::new(),
             form_requires_all: false,
             formation_grace: Duration::from_secs(3),
@@ -153,6 +157,7 @@ impl Settings {
             peer_address: self.address.clone(),
             client_addresses: self.client_addresses.clone(),
             feature_level: self.feature_level.unwrap_or(feature_level),
+            known_as: None,
         }
     }
 

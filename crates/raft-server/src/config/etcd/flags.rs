@@ -13,6 +13,8 @@ pub(super) enum Shape {
     Duration,
     /// Texts separated by commas; in YAML also a list.
     List,
+    /// Anything; alone on the command line it means true, as with all flags that etcd itself ignores.
+    Ignored,
 }
 
 /// What becomes of a flag.
@@ -52,11 +54,15 @@ const NO_TRACING: Fate = Idle("spans are not exported");
 const NO_ROTATION: Fate = Idle("log files are not rotated here: leave it to logrotate or journald");
 const NO_WARNING: Fate = Idle("slow requests show in the metrics, not in the log");
 const COMPACTION: Fate = Idle("compaction goes on beside everything else, in slices of its own");
+const NO_DIALLING: Fate =
+    Idle("a member is no client of its own: the gateway calls the services in the process");
+const NO_LONGER: Fate = Idle("etcd ignores it as well");
+const PEER_STREAMS: Fate = Idle("connections among members have limits of their own");
 const GRPC_PINGS: Fate =
     Idle("a silent client is asked every 30 s whether it lives, and may ask as often as it likes");
 
 use Fate::{Idle, Refused, Used};
-use Shape::{Duration, List, Number, Switch, Text};
+use Shape::{Duration, Ignored, List, Number, Switch, Text};
 
 /// All of them, by topic as in etcd's help. Those that etcd also knows as `experimental-…` are in [`EXPERIMENTAL`].
 pub(super) const FLAGS: &[Flag] = &[
@@ -93,6 +99,9 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("grpc-keepalive-timeout", Duration, "20s", GRPC_PINGS),
     flag("socket-reuse-port", Switch, "false", Idle("two members cannot share a port")),
     flag("socket-reuse-address", Switch, "false", Idle("addresses are always used again at once")),
+    flag("raft-read-timeout", Duration, "5s", PEER_STREAMS),
+    flag("raft-write-timeout", Duration, "5s", PEER_STREAMS),
+    flag("enable-grpc-gateway", Switch, "true", Idle("the gateway is always served")),
     // Clustering.
     flag("initial-advertise-peer-urls", List, "http://localhost:2380", Used),
     flag("initial-cluster", Text, "", Used),
@@ -131,8 +140,8 @@ pub(super) const FLAGS: &[Flag] = &[
     // Security.
     flag("cert-file", Text, "", Used),
     flag("key-file", Text, "", Used),
-    flag("client-cert-file", Text, "", Used),
-    flag("client-key-file", Text, "", Used),
+    flag("client-cert-file", Text, "", NO_DIALLING),
+    flag("client-key-file", Text, "", NO_DIALLING),
     flag("client-cert-auth", Switch, "false", Used),
     flag("client-crl-file", Text, "", Used),
     flag("client-cert-allowed-hostname", List, "", Used),
@@ -162,7 +171,12 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("host-whitelist", List, "*", Idle("every host name is allowed")),
     // Auth.
     flag("auth-token", Text, "simple", Used),
-    flag("auth-token-ttl", Number, "300", Used),
+    flag(
+        "auth-token-ttl",
+        Number,
+        "300",
+        Idle("a token is good for five minutes after its last use"),
+    ),
     flag("bcrypt-cost", Number, "10", Idle("passwords are always hashed at cost 10")),
     // Profiling and monitoring.
     flag("enable-pprof", Switch, "false", Idle("Go's profiles are not served")),
@@ -182,6 +196,7 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("log-package-levels", Text, "", Idle("RUST_LOG selects by module")),
     flag("enable-log-rotation", Switch, "false", NO_ROTATION),
     flag("log-rotation-config-json", Text, "", NO_ROTATION),
+    flag("disable-log-sampling", Switch, "false", Idle("every line is written")),
     // The v2 proxy.
     flag("proxy", Text, "off", Refused("there is no v2 proxy here")),
     flag("proxy-failure-wait", Number, "5000", NO_PROXY),
@@ -220,6 +235,20 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("snapshot-catchup-entries", Number, "5000", Used),
     flag("set-member-localaddr", Switch, "false", Idle("the system picks local addresses")),
     flag("feature-gates", Text, "", Idle("what etcd gates is either always there or not at all")),
+    // What etcd knew before version 2, and ignores.
+    flag("cluster-active-size", Ignored, "", NO_LONGER),
+    flag("cluster-remove-delay", Ignored, "", NO_LONGER),
+    flag("cluster-sync-interval", Ignored, "", NO_LONGER),
+    flag("config", Ignored, "", NO_LONGER),
+    flag("force", Ignored, "", NO_LONGER),
+    flag("max-result-buffer", Ignored, "", NO_LONGER),
+    flag("max-retry-attempts", Ignored, "", NO_LONGER),
+    flag("peer-heartbeat-interval", Ignored, "", NO_LONGER),
+    flag("peer-election-timeout", Ignored, "", NO_LONGER),
+    flag("retry-interval", Ignored, "", NO_LONGER),
+    flag("snapshot", Ignored, "", NO_LONGER),
+    flag("v", Ignored, "", NO_LONGER),
+    flag("vv", Ignored, "", NO_LONGER),
     // Unsafe.
     flag("unsafe-no-fsync", Switch, "false", Idle("every write is synced before it is answered")),
     flag(

@@ -6,11 +6,11 @@
 mod flags;
 mod sources;
 mod tls;
-mod values;
+pub(super) mod values;
 mod yaml;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use self::flags::{FLAGS, Fate};
@@ -19,7 +19,8 @@ pub use self::sources::{Origin, Request, Row};
 pub use self::tls::TlsPlan;
 pub use self::values::Url;
 use super::{
-    LEARNERS_MAX, MEMBERS_MAX, MILLIS_MAX, Problem, REQUEST_BYTES_LIMIT, Settings, Tuning,
+    LEARNERS_MAX, MEMBERS_MAX, MILLIS_MAX, Problem, REQUEST_BYTES_LIMIT, Settings, TOKEN_TTL,
+    TokenConfig, Tuning,
 };
 use crate::etcd::Compaction;
 use crate::logging::{Format, LogSettings, Output};
@@ -46,8 +47,11 @@ pub struct EtcdConfig {
     pub advertise_peer: Url,
     /// Where clients are told to go.
     pub advertise_clients: Vec<Url>,
-    /// The addresses of all members that are to form a cluster, or of the others in one that exists.
+    /// The addresses of all members that are to form a cluster, this one's among them, or of the others in one that
+    /// exists.
     pub members: Vec<String>,
+    /// The data belongs to a cluster: what was said of its beginning does not count any more.
+    pub formed: bool,
     /// The cluster exists: an empty member waits to be added to it.
     pub existing: bool,
     /// Members with different tokens form no cluster together; empty for etcd's default.
@@ -106,18 +110,20 @@ pub fn help() -> String {
 }
 
 impl EtcdConfig {
-    /// Reads etcd's flags (`words`, without the program's name), variables, and the file that they name.
+    /// Reads etcd's flags (`words`, without the program's name), variables, and the file that they name. `is_formed`
+    /// says of a `--data-dir` whether its member belongs to a cluster: then `--initial-cluster` need not list it.
     ///
     /// # Errors
     /// The first problem found. Nothing was written.
     pub fn read(
         words: &[String],
         variables: impl Iterator<Item = (String, String)>,
+        is_formed: impl FnOnce(&Path) -> bool,
     ) -> Result<Self, Box<Problem>> {
         let (_, words) = sources::command_line(words)?;
         let sources = Sources::gather(words, variables)?;
         let warnings = warnings(&sources)?;
-        Reading { sources, warnings }.config()
+        Reading { sources, warnings }.config(is_formed)
     }
 }
 
@@ -157,7 +163,7 @@ struct Reading {
 }
 
 impl Reading {
-    fn config(mut self) -> Result<EtcdConfig, Box<Problem>> {
+    fn config(mut self, is_formed: impl FnOnce(&Path) -> bool) -> Result<EtcdConfig, Box<Problem>> {
         let name = self.sources.value("name").to_owned();
         if name.is_empty() || name.contains([',', '=']) {
             let wrong =
@@ -171,7 +177,9 @@ impl Reading {
         let listen_peers = self.urls("listen-peer-urls")?;
         let mut listen_clients = self.urls("listen-client-urls")?;
         if self.sources.given("listen-client-http-urls").is_some() {
-            listen_clients.extend(self.urls("listen-client-http-urls")?);
+            let mut more = self.urls("listen-client-http-urls")?;
+            more.retain(|url| !listen_clients.contains(url));
+            listen_clients.extend(more);
         }
         let listen_metrics = match self.sources.value("listen-metrics-urls") {
             "" => Vec::new(),
@@ -194,9 +202,14 @@ impl Reading {
                 "--initial-advertise-peer-urls names several; members dial one another at one address: {first}"
             ));
         }
+        self.check_schemes(
+            (&listen_peers, &advertise_peers),
+            (&listen_clients, &advertise_clients),
+        )?;
         let advertise_peer = advertise_peers.swap_remove(0);
         let existing = self.existing()?;
-        let members = self.members(&name, &advertise_peer, existing)?;
+        let formed = is_formed(&data_dir);
+        let members = self.members(&name, &advertise_peer, existing, formed)?;
         let token = match self.sources.value("initial-cluster-token") {
             DEFAULT_TOKEN => String::new(),
             token => token.to_owned(),
@@ -207,7 +220,6 @@ impl Reading {
         )?;
         let certificates_name_users =
             client_tls.is_some() && self.sources.is_on("client-cert-auth");
-        self.refuse_jwt()?;
         let settings = self.settings()?;
         let txn_ops_max = self.number("max-txn-ops", 1, i64::MAX.unsigned_abs())?;
         let compaction = self.compaction()?;
@@ -221,6 +233,7 @@ impl Reading {
             advertise_peer,
             advertise_clients,
             members,
+            formed,
             existing,
             token,
             settings,
@@ -240,12 +253,34 @@ impl Reading {
         let mut urls = Vec::new();
         for text in self.sources.value(name).split(',') {
             let url = Url::parse(text).map_err(|wrong| self.sources.wrong(name, wrong, right))?;
-            if urls.contains(&url) {
-                return Err(self.sources.wrong(name, format!("{url} is given twice"), right));
+            // As in etcd: said twice is said once.
+            if !urls.contains(&url) {
+                urls.push(url);
             }
-            urls.push(url);
         }
         Ok(urls)
+    }
+
+    /// Refuses `https://` in an address that others are told when nothing listens there with TLS: they would be told to
+    /// expect what is not there, or be answered without it.
+    fn check_schemes(
+        &self,
+        (listen_peers, advertise_peers): (&[Url], &[Url]),
+        (listen_clients, advertise_clients): (&[Url], &[Url]),
+    ) -> Result<(), Box<Problem>> {
+        for (advertised, listened, name, listen) in [
+            (advertise_peers, listen_peers, "initial-advertise-peer-urls", "listen-peer-urls"),
+            (advertise_clients, listen_clients, "advertise-client-urls", "listen-client-urls"),
+        ] {
+            let Some(url) = advertised.iter().find(|url| url.tls) else { continue };
+            if !listened.iter().any(|url| url.tls) {
+                let wrong = format!("it is {url}, but no URL in --{listen} begins with https://");
+                let right =
+                    format!("https:// in --{listen} too, with a certificate; or http:// here");
+                return Err(self.sources.wrong(name, wrong, right));
+            }
+        }
+        Ok(())
     }
 
     fn existing(&self) -> Result<bool, Box<Problem>> {
@@ -260,12 +295,14 @@ impl Reading {
         }
     }
 
-    /// The addresses in `initial-cluster`, in its order; without the own one when the cluster exists.
+    /// The addresses in `initial-cluster`, in its order; without the own one when the cluster exists. Whether it lists
+    /// this member matters only until that is `formed`.
     fn members(
         &mut self,
         name: &str,
         own: &Url,
         existing: bool,
+        formed: bool,
     ) -> Result<Vec<String>, Box<Problem>> {
         let text = self.sources.value("initial-cluster").to_owned();
         let text = if text.is_empty() { format!("{name}={own}") } else { text };
@@ -284,24 +321,33 @@ impl Reading {
                 let ours = if own.tls { "https" } else { "http" };
                 return Err(wrong(self, format!("{url} differs from this member's own {ours}://")));
             }
-            if let Some((other, _)) = listed.iter().find(|(_, urls)| urls.contains(&url)) {
+            if let Some((other, _)) =
+                listed.iter().find(|(other, urls)| *other != member && urls.contains(&url))
+            {
                 return Err(wrong(self, format!("{url} is given to {other} and to {member}")));
             }
             if !listed.contains_key(member) {
                 order.push(member.to_owned());
             }
-            listed.entry(member.to_owned()).or_default().push(url);
+            let urls = listed.entry(member.to_owned()).or_default();
+            if !urls.contains(&url) {
+                urls.push(url);
+            }
         }
-        let names: Vec<&str> = order.iter().map(String::as_str).collect();
-        let Some(ours) = listed.get(name) else {
-            let listed = names.join(", ");
-            return Err(wrong(self, format!("it lists {listed}, but not this member, {name:?}")));
-        };
-        if !ours.contains(own) {
-            let ours = ours.iter().map(Url::to_string).collect::<Vec<_>>().join(", ");
-            let wrong = format!("it is {own}, but --initial-cluster says {name}={ours}");
-            let right = "the same URL in both";
-            return Err(self.sources.wrong("initial-advertise-peer-urls", wrong, right));
+        if !formed {
+            let Some(ours) = listed.get(name) else {
+                let listed = order.join(", ");
+                return Err(wrong(
+                    self,
+                    format!("it lists {listed}, but not this member, {name:?}"),
+                ));
+            };
+            if !ours.contains(own) {
+                let ours = ours.iter().map(Url::to_string).collect::<Vec<_>>().join(", ");
+                let wrong = format!("it is {own}, but --initial-cluster says {name}={ours}");
+                let right = "the same URL in both";
+                return Err(self.sources.wrong("initial-advertise-peer-urls", wrong, right));
+            }
         }
         if listed.len() > MEMBERS_MAX {
             return Err(wrong(
@@ -318,13 +364,13 @@ impl Reading {
                      and what follows is ignored"
                 ));
             }
-            if member == name {
-                if !existing {
-                    members.push(own.address.clone());
-                }
-            } else if let Some(first) = urls.first() {
-                members.push(first.address.clone());
-            }
+            let address = if member == name { Some(own) } else { urls.first() };
+            members.extend(address.map(|url| url.address.clone()));
+        }
+        if existing {
+            members.retain(|address| *address != own.address);
+        } else if !members.contains(&own.address) {
+            members.push(own.address.clone());
         }
         Ok(members)
     }
@@ -373,6 +419,17 @@ impl Reading {
         if self.sources.given("snapshot-catchup-entries").is_some() {
             let entries = self.number("snapshot-catchup-entries", 0, i64::MAX.unsigned_abs())?;
             tuning.trailing_entries = Some(entries);
+        }
+        let token = self.sources.value("auth-token");
+        if self.sources.given("auth-token").is_some() && !token.is_empty() {
+            let right = "simple, or jwt,sign-method=RS256,pub-key=…,priv-key=…,ttl=5m";
+            TokenConfig::parse(token, TOKEN_TTL)
+                .map_err(|wrong| self.sources.wrong("auth-token", wrong, right))?;
+            tuning.auth_token = Some(token.to_owned());
+        }
+        if self.sources.given("auth-token-ttl").is_some() {
+            let seconds = self.number("auth-token-ttl", 1, 365 * 24 * 3600)?;
+            tuning.auth_token_ttl = Some(Duration::from_secs(seconds));
         }
         let learners = self.number("max-learners", 1, MEMBERS_MAX as u64)?;
         let progress = self.duration("watch-progress-notify-interval")?;
@@ -472,13 +529,6 @@ impl Reading {
             path => Output::File(PathBuf::from(path)),
         });
         Ok(LogSettings { level, format, outputs: outputs.collect() })
-    }
-
-    fn refuse_jwt(&self) -> Result<(), Box<Problem>> {
-        match self.sources.value("auth-token") {
-            "" | "simple" => Ok(()),
-            other => Err(self.sources.wrong("auth-token", format!("it is {other:?}"), "simple")),
-        }
     }
 }
 

@@ -104,7 +104,7 @@ pub(super) fn command_line(words: &[String]) -> Result<(Request, Words), Box<Pro
         };
         let value = match value {
             Some(value) => value,
-            None if flag.shape == Shape::Switch => "true".to_owned(),
+            None if matches!(flag.shape, Shape::Switch | Shape::Ignored) => "true".to_owned(),
             None => words.next().cloned().ok_or_else(|| {
                 let right = format!("--{name} <value> or --{name}=<value>");
                 of_command_line(Some(flag.name), "it has no value", right)
@@ -167,7 +167,7 @@ impl Sources {
         origin: Origin,
     ) -> Result<(), Box<Problem>> {
         let right = match flag.shape {
-            Shape::Text | Shape::List => None,
+            Shape::Text | Shape::List | Shape::Ignored => None,
             Shape::Switch => values::switch(&value).is_none().then_some("true or false"),
             Shape::Number => value.parse::<i64>().is_err().then_some("a whole number"),
             // As in etcd's file, where durations are whole nanoseconds.

@@ -3,9 +3,13 @@ use tracing_subscriber::filter::LevelFilter;
 use super::*;
 use crate::tls::TlsFiles;
 
-fn read(line: &[&str]) -> Result<EtcdConfig, Box<Problem>> {
+fn read_for(line: &[&str], formed: bool) -> Result<EtcdConfig, Box<Problem>> {
     let words: Vec<String> = line.iter().map(|word| (*word).to_owned()).collect();
-    EtcdConfig::read(&words, std::iter::empty())
+    EtcdConfig::read(&words, std::iter::empty(), |_| formed)
+}
+
+fn read(line: &[&str]) -> Result<EtcdConfig, Box<Problem>> {
+    read_for(line, false)
 }
 
 #[test]
@@ -21,6 +25,7 @@ fn without_flags_it_is_what_etcd_would_be() {
         advertise_peer: url("http://localhost:2380"),
         advertise_clients: vec![url("http://localhost:2379")],
         members: vec!["localhost:2380".to_owned()],
+        formed: false,
         existing: false,
         token: String::new(),
         settings: Settings {
@@ -158,6 +163,82 @@ fn the_scheme_decides_whether_tls_is_spoken() {
 }
 
 #[test]
+fn the_list_need_not_name_a_member_that_is_formed() {
+    let own = ["--name=n1", "--initial-advertise-peer-urls=http://a:1"];
+    let members = |more: &[&str]| {
+        let line = [&own[..], more].concat();
+        read_for(&line, true).map(|config| config.members).map_err(|problem| problem.wrong)
+    };
+    let list = |addresses: &[&str]| {
+        Ok::<_, String>(addresses.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>())
+    };
+    assert_eq!(members(&[]), list(&["a:1"]));
+    assert_eq!(members(&["--initial-cluster=n0=http://b:1"]), list(&["b:1", "a:1"]));
+    // Under another name, or at another address.
+    assert_eq!(members(&["--initial-cluster=n0=http://a:1"]), list(&["a:1"]));
+    assert_eq!(members(&["--initial-cluster=n0=http://b:1,n1=http://c:1"]), list(&["b:1", "a:1"]));
+    let existing = "--initial-cluster-state=existing";
+    assert_eq!(members(&[existing]), list(&[]));
+    assert_eq!(members(&[existing, "--initial-cluster=n0=http://a:1"]), list(&[]));
+    assert_eq!(members(&[existing, "--initial-cluster=n0=http://b:1"]), list(&["b:1"]));
+    for more in [&["--initial-cluster=n0=http://b:1"][..], &["--initial-cluster=n1=http://b:1"]] {
+        assert!(read(&[&own[..], more].concat()).is_err(), "{more:?}");
+    }
+}
+
+#[test]
+fn what_is_said_twice_is_said_once() {
+    let config = read(&[
+        "--listen-peer-urls=http://a:1,http://a:1",
+        "--listen-client-urls=http://a:2",
+        "--listen-client-http-urls=http://a:2,http://a:3",
+        "--advertise-client-urls=http://a:2",
+        "--initial-cluster=default=http://localhost:2380,default=http://localhost:2380",
+    ])
+    .unwrap();
+    let url = |text: &str| Url::parse(text).unwrap();
+    assert_eq!(config.listen_peers, [url("http://a:1")]);
+    assert_eq!(config.listen_clients, [url("http://a:2"), url("http://a:3")]);
+    assert_eq!(config.members, ["localhost:2380"]);
+    assert_eq!(config.warnings, [] as [String; 0]);
+}
+
+/// What is marked as used and looked at by nobody would be ignored without a word.
+#[test]
+fn every_flag_marked_as_used_is_read() {
+    let readers = [include_str!("mod.rs"), include_str!("tls.rs"), include_str!("sources.rs")];
+    let readers = readers.map(|text| text.split("#[cfg(test)]").next().unwrap());
+    for flag in FLAGS.iter().filter(|flag| flag.fate == Fate::Used) {
+        let name = format!("\"{}\"", flag.name);
+        assert!(readers.iter().any(|text| text.contains(&name)), "nobody reads {name}");
+    }
+}
+
+#[test]
+fn what_manifests_say_and_etcd_ignores_is_taken() {
+    let config = read(&[
+        "--enable-grpc-gateway=true",
+        "--raft-read-timeout=5s",
+        "--raft-write-timeout=7s",
+        "--disable-log-sampling",
+        "--force",
+        "--retry-interval=5",
+        "--auth-token-ttl=60",
+    ])
+    .unwrap();
+    let named: Vec<&str> =
+        config.warnings.iter().map(|line| line.split(' ').next().unwrap()).collect();
+    let expected = [
+        "--raft-write-timeout",
+        "--auth-token-ttl",
+        "--disable-log-sampling",
+        "--force",
+        "--retry-interval",
+    ];
+    assert_eq!(named, expected);
+}
+
+#[test]
 fn a_negative_quota_is_none_at_all() {
     assert_eq!(read(&["--quota-backend-bytes=-1"]).unwrap().settings.quota_bytes, Some(u64::MAX));
 }
@@ -187,7 +268,6 @@ fn what_is_wrong_is_said_with_what_would_be_right() {
         (&["--name=a=b"], "--name", "without commas"),
         (&["--listen-client-urls=http://a:1"], "--advertise-client-urls", "is missing"),
         (&["--listen-peer-urls=a:1"], "--listen-peer-urls", "does not begin with http://"),
-        (&["--listen-peer-urls=http://a:1,http://a:1"], "--listen-peer-urls", "twice"),
         (&["--listen-metrics-urls=http://a"], "--listen-metrics-urls", "no port"),
         (&["--initial-cluster=a=http://a:1"], "--initial-cluster", "but not this member"),
         (&["--initial-cluster=default"], "--initial-cluster", "name=URL"),
@@ -214,7 +294,9 @@ fn what_is_wrong_is_said_with_what_would_be_right() {
         (&["--discovery=https://x"], "--discovery", "--initial-cluster"),
         (&["--proxy=on"], "--proxy", "no v2 proxy"),
         (&["--force-new-cluster"], "--force-new-cluster", "manifest"),
-        (&["--auth-token=jwt,pub-key=x"], "--auth-token", "simple"),
+        (&["--auth-token=jwt,pub-key=x"], "--auth-token", "sign-method"),
+        (&["--auth-token=none"], "--auth-token", "simple"),
+        (&["--auth-token-ttl=0"], "--auth-token-ttl", "1"),
         (
             &["--listen-metrics-urls=https://a:1"],
             "--cert-file",
@@ -246,6 +328,31 @@ fn what_is_wrong_is_said_with_what_would_be_right() {
             "TLS1.2 or TLS1.3",
         ),
         (&["--listen-peer-urls=https://a:1"], "--listen-peer-urls", "one of the two"),
+        (
+            &["--initial-advertise-peer-urls=https://a:1"],
+            "--initial-advertise-peer-urls",
+            "no URL in --listen-peer-urls begins with https://",
+        ),
+        (
+            &["--initial-advertise-peer-urls=http://localhost:2380,https://a:1"],
+            "--initial-advertise-peer-urls",
+            "it is https://a:1",
+        ),
+        (
+            &[
+                "--listen-client-urls=http://a:1",
+                "--advertise-client-urls=http://a:1,https://a:1",
+                "--cert-file=c",
+                "--key-file=k",
+            ],
+            "--advertise-client-urls",
+            "no URL in --listen-client-urls begins with https://",
+        ),
+        (
+            &["--initial-cluster=default=https://localhost:2380"],
+            "--initial-cluster",
+            "differs from",
+        ),
         (
             &["--initial-cluster=default=http://localhost:2380,b=https://b:1"],
             "--initial-cluster",

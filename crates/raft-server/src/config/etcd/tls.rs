@@ -23,8 +23,8 @@ pub enum TlsPlan {
 struct Names {
     cert: &'static str,
     key: &'static str,
-    client_cert: &'static str,
-    client_key: &'static str,
+    client_cert: Option<&'static str>,
+    client_key: Option<&'static str>,
     auth: &'static str,
     ca: &'static str,
     crl: &'static str,
@@ -37,8 +37,8 @@ struct Names {
 const CLIENTS: Names = Names {
     cert: "cert-file",
     key: "key-file",
-    client_cert: "client-cert-file",
-    client_key: "client-key-file",
+    client_cert: None,
+    client_key: None,
     auth: "client-cert-auth",
     ca: "trusted-ca-file",
     crl: "client-crl-file",
@@ -51,8 +51,8 @@ const CLIENTS: Names = Names {
 const PEERS: Names = Names {
     cert: "peer-cert-file",
     key: "peer-key-file",
-    client_cert: "peer-client-cert-file",
-    client_key: "peer-client-key-file",
+    client_cert: Some("peer-client-cert-file"),
+    client_key: Some("peer-client-key-file"),
     auth: "peer-client-cert-auth",
     ca: "peer-trusted-ca-file",
     crl: "peer-crl-file",
@@ -139,8 +139,8 @@ impl Reading {
         Ok(Some(TlsPlan::Files(TlsFiles {
             cert,
             key,
-            client_cert: path(names.client_cert),
-            client_key: path(names.client_key),
+            client_cert: names.client_cert.and_then(path),
+            client_key: names.client_key.and_then(path),
             trusted_ca,
             crl: path(names.crl),
             allowed_common_names: names.common_names.map(list).unwrap_or_default(),

@@ -138,7 +138,7 @@ pub struct Driver<S: StateMachine> {
     removed_told: BTreeMap<NodeId, Time>,
     /// Empty nodes at the addresses of members that are not heard of, by those members.
     stand_ins: BTreeMap<NodeId, admission::StandIn>,
-    /// The own address is not as committed; announced last at this time.
+    /// The own attributes are not as committed; announced last at this time.
     announced: Option<Time>,
     stopping: Option<Stopping>,
     ended: bool,

@@ -19,7 +19,7 @@ use crate::node::request::{Request, first_request};
 
 /// Adding a member includes that it copies all data: it may take this long.
 const ADD_TIMEOUT: Duration = Duration::from_secs(300);
-/// A changed own address is announced again after this long.
+/// Changed attributes of this member are announced again after this long.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(5);
 /// Payload bytes of one forward, as long as it holds more than one proposal.
 const FORWARD_BYTES_MAX: usize = 1 << 20;
@@ -170,7 +170,25 @@ impl<S: StateMachine> Driver<S> {
         }
     }
 
-    /// The configured address, or what this program knows, is not what is committed: commit it (decisions 4 and 18).
+    /// This member's attributes as they should be, when `known` is what the cluster has: those that are not configured
+    /// stay as they are, so that what an administrator said at the addition is not undone.
+    fn attributes_beside(&self, known: &MemberInfo) -> MemberInfo {
+        let mut info = self.info.clone();
+        // Without a name it is the address that stands for it, and moves with it.
+        if self.settings.name.is_empty() && known.name != known.peer_address {
+            info.name.clone_from(&known.name);
+        }
+        if info.client_addresses.is_empty() {
+            info.client_addresses.clone_from(&known.client_addresses);
+        }
+        info.feature_level = info.feature_level.max(1);
+        // By what it was told, it is known for ever.
+        info.known_as = known.known_as;
+        info
+    }
+
+    /// What is configured of this member, or what its program knows, is not what is committed: commit it (decisions 4
+    /// and 18).
     pub(super) fn announce_attributes(&mut self, now: Time) {
         let Some(raft) = &self.raft else { return };
         if self.stopping.is_some() || raft.leader().is_none() {
@@ -178,19 +196,21 @@ impl<S: StateMachine> Driver<S> {
         }
         let Some(member) = raft.committed_membership().member(self.node) else { return };
         let Some(known) = MemberInfo::decode(&member.info) else { return };
-        let same = known.peer_address == self.info.peer_address
-            && known.feature_level.max(1) == self.info.feature_level.max(1);
-        if same || self.announced.is_some_and(|at| now.since(at) < ANNOUNCE_INTERVAL) {
+        let known = MemberInfo { feature_level: known.feature_level.max(1), ..known };
+        let info = self.attributes_beside(&known);
+        if info == known || self.announced.is_some_and(|at| now.since(at) < ANNOUNCE_INTERVAL) {
             return;
         }
         info!(
             from = known.peer_address,
-            to = self.info.peer_address,
-            feature_level = self.info.feature_level,
+            to = info.peer_address,
+            name = info.name,
+            client_addresses = info.client_addresses.join(","),
+            feature_level = info.feature_level,
             "announces its changed attributes"
         );
         self.announced = Some(now);
-        let member = Member { info: self.info.encode(), auto_promote: member.auto_promote };
+        let member = Member { info: info.encode(), auto_promote: member.auto_promote };
         let steps = vec![MembershipStep::Update { node: self.node, member }];
         // The upper half of a start's numbers is the driver's own.
         let request = first_request(self.epoch) | (1 << 39) | (now.as_micros() & ((1 << 39) - 1));

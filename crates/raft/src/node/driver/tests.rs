@@ -1041,6 +1041,24 @@ fn a_list_that_is_neither_the_founding_nor_the_present_one_is_refused() {
 }
 
 #[test]
+fn a_list_for_formation_only_is_not_looked_at_again() {
+    let mut world = World::cluster(3);
+    world.until_leader();
+    for list in [vec![address(1)], vec![address(1), address(8), address(9)]] {
+        world.kill(1);
+        let node = world.nodes.get_mut(&address(1)).unwrap();
+        node.settings.peers = list;
+        node.settings.peers_form_only = true;
+        world.start(1);
+        world.until("it is back", |world| world.status(1).phase == Phase::Active);
+        world.run(Duration::from_secs(1));
+        assert!(world.up(1).end.is_none());
+        assert!(world.up(1).driver.doubtful_list.is_none());
+        assert_eq!(world.status(1).membership.voters().len(), 3);
+    }
+}
+
+#[test]
 fn a_latched_disk_ends_the_node_with_its_error() {
     let mut world = World::cluster(3);
     let leader = world.until_leader();
