@@ -15,6 +15,8 @@ use crate::world::{Happening, World};
 const PATIENCE: Duration = Duration::from_secs(8);
 /// Whoever is stable stays so for this long.
 const STABLE: u64 = 3_000_000;
+/// How long nobody asks for anything when a disturber begins.
+const UNDISTURBED: u64 = 1_000_000;
 /// How often, and how long apart, the world looks whether two members disagree.
 const DISAGREEMENT_STEPS: u64 = 1000;
 const DISAGREEMENT_STEP: u64 = 1_000;
@@ -104,6 +106,10 @@ impl<W: Workload> World<W> {
             tape.links(self.now, &self.wires.blocked);
         }
         self.marks.hit("a disturber stays");
+        if deaf != leader {
+            // As long as it lacks nothing it would be elected if anybody let it.
+            self.run_until(self.now + UNDISTURBED);
+        }
         self.await_that(PATIENCE, "L1: no leader beside one that hears nobody", |world| {
             world.leader().is_some_and(|leads| leads != deaf)
         });

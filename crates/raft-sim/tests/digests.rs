@@ -14,7 +14,7 @@ use std::time::Duration;
 use raft_sim::{Options, run};
 
 /// Seeds of all workloads, and the simulated time of each under faults: as much as takes a debug build a second.
-const SEEDS: std::ops::Range<u64> = 0..6;
+const SEEDS: std::ops::Range<u64> = 0..12;
 const FAULTY: Duration = Duration::from_secs(1);
 
 #[test]
