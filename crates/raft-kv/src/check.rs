@@ -168,9 +168,10 @@ impl<'a> Writes<'a> {
     }
 }
 
-/// Whether etcd's check takes `key` for deleted. Its check reads the range end as it stands: of "every key
-/// from `key` on" (a range end of one zero byte) and of an empty range it sees the first key only, and so
-/// accepts a put after such a delete.
+/// Whether etcd's check takes `key` for deleted. Its check reads the range end as it stands: in "every key
+/// from `key` on" (a range end of one zero byte), as in an empty range, it sees no key, and so accepts a put beside such
+/// a delete.
 fn deletes(delete: &DeleteRangeRequest, key: &[u8]) -> bool {
-    key == delete.key.as_ref() || (key > delete.key.as_ref() && key < delete.range_end.as_ref())
+    let (start, end) = (delete.key.as_ref(), delete.range_end.as_ref());
+    if end.is_empty() { key == start } else { start <= key && key < end }
 }

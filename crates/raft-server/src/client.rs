@@ -1,10 +1,13 @@
 //! Asking members how they are, as `status` and `cluster` do.
 
+use std::io;
 use std::time::Duration;
 
 use raft_kv::proto::etcdserverpb::{
     AuthenticateRequest, Member, MemberListRequest, StatusRequest, StatusResponse,
 };
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
 
@@ -14,6 +17,8 @@ use crate::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 
 /// How long a member may take to be reached and to answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes of a page of metrics at most.
+const PAGE_BYTES_MAX: u64 = 4 << 20;
 
 /// A member's account of itself.
 ///
@@ -31,6 +36,28 @@ pub async fn status_for(address: &str, token: Option<&str>) -> Result<StatusResp
     let channel = connect(address).await?;
     let answer = MaintenanceClient::new(channel).status(by(token, StatusRequest {})?).await;
     answer.map(tonic::Response::into_inner).map_err(|status| words(&status))
+}
+
+/// Whether the member leads, and if so in which term. Asks for what everybody may know, also while authentication is on.
+///
+/// # Errors
+/// In words: why it cannot be had.
+pub async fn leads(address: &str) -> Result<Option<u64>, String> {
+    let page = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
+        let mut page = String::new();
+        stream.take(PAGE_BYTES_MAX).read_to_string(&mut page).await?;
+        Ok(page)
+    };
+    let page: io::Result<String> =
+        tokio::time::timeout(TIMEOUT, page).await.map_err(|_| "no answer in time")?;
+    let page = page.map_err(|error| error.to_string())?;
+    let value = |name: &str| {
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.trim().parse::<u64>().ok())
+    };
+    Ok(value("rusty_raft_term").filter(|_| value("etcd_server_is_leader") == Some(1)))
 }
 
 /// The members as the one at `address` knows them, for whoever has a token of the cluster if it wants one.

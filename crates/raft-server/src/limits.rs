@@ -22,6 +22,12 @@ pub fn raise_open_files() {
     }
 }
 
+/// How many files this process may have open; `None` when there is no limit.
+#[must_use]
+pub fn open_files() -> Option<u64> {
+    getrlimit(Resource::Nofile).current
+}
+
 /// The bytes that a store may take on this machine when nobody says otherwise: a share of the memory that this process
 /// may use.
 #[must_use]

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use raft::core::{
-    ApplyContext, BlobId, Command, DecodeError, Digest, Index, MemberId, Session, Snapshot,
-    SnapshotError, SnapshotSink, SnapshotSource, StateMachine,
+    ApplyContext, BlobId, Command, DecodeError, Digest, Index, MemberId, MembershipError, Session,
+    Snapshot, SnapshotError, SnapshotSink, SnapshotSource, StateMachine,
 };
-use raft::error::{NodeError, ProposeError};
+use raft::error::{AdminError, NodeError, ProposeError};
 use raft::node::{Phase, Status};
 use raft::sessions::{SessionCommand, SessionError, SessionResponse};
 use raft::{MemberInfo, Node, SessionClient, Sessions};
@@ -355,6 +355,31 @@ async fn a_member_is_added_and_another_one_removed() {
     assert_eq!(joined.read(()).await.unwrap(), [1, 2, 3]);
     assert!(joined.members().list().iter().any(|member| member.info.name == "new"));
     nodes.push(joined);
+    stop(nodes).await;
+}
+
+/// A member that lags knows an old list only: it must not say for certain that somebody is no member.
+#[tokio::test]
+async fn nobody_is_said_to_be_no_member_without_asking_the_others() {
+    let (dir, addresses) = (folder(), addresses(2));
+    let impatient = |settings: &mut raft::node::Settings| {
+        settings.request_timeout = Some(Duration::from_secs(1))
+    };
+    let mut nodes = Vec::new();
+    for number in 0..2 {
+        nodes.push(
+            builder(dir.path(), number, &addresses).settings(impatient).start().await.unwrap(),
+        );
+    }
+    leader(&nodes).await;
+    let stranger = MemberId(1);
+    let certain = nodes[0].members().remove(stranger).await;
+    assert!(
+        matches!(certain, Err(AdminError::Refused(MembershipError::NotAMember(_)))),
+        "{certain:?}"
+    );
+    nodes.remove(1).shutdown().await.unwrap();
+    assert_eq!(nodes[0].members().remove(stranger).await, Err(AdminError::NoLeader));
     stop(nodes).await;
 }
 

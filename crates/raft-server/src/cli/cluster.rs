@@ -385,14 +385,11 @@ async fn first_leader(addresses: Vec<String>) -> (usize, u64) {
     loop {
         let mut asks = JoinSet::new();
         for (index, address) in addresses.iter().cloned().enumerate() {
-            asks.spawn(async move { (index, client::status(&address).await) });
+            asks.spawn(async move { (index, client::leads(&address).await) });
         }
         while let Some(asked) = asks.join_next().await {
-            if let Ok((index, Ok(status))) = asked
-                && status.header.is_some_and(|header| header.member_id == status.leader)
-                && status.leader != 0
-            {
-                return (index, status.raft_term);
+            if let Ok((index, Ok(Some(term)))) = asked {
+                return (index, term);
             }
         }
         tokio::time::sleep(ASK_INTERVAL).await;

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use super::signals::Signals;
 use crate::config::{self, Settings};
-use crate::etcd::{self, Compaction, Etcd, StoreView};
+use crate::etcd::{self, Compaction, Etcd, StoreView, Tokens};
 use crate::exit::Exit;
 use crate::front::{self, Doors, Front, Security};
 use crate::tls::{self, Tls};
@@ -96,6 +96,10 @@ impl Plan {
     /// Starts the member. Everything on paper has been checked: first the ports, then the data, so that whoever is
     /// refused has changed nothing.
     pub(super) async fn start(self) -> Result<Member, Refusal> {
+        let tokens = Tokens::load(&self.settings.tuning.tokens()).map_err(|wrong| Refusal {
+            exit: Exit::BadConfiguration,
+            text: format!("rusty-raft: auth_token: {wrong}\n\nNothing was written."),
+        })?;
         let mut signals = Signals::listen().map_err(|error| Refusal {
             exit: Exit::RestartMe,
             text: format!("rusty-raft: cannot listen for signals: {error}"),
@@ -137,7 +141,7 @@ impl Plan {
             certificates_name_users: self.tls.names_users,
         };
         let (etcd, mut tasks) =
-            Etcd::start(node.clone(), view, (settings, meters), stopping.clone());
+            Etcd::start(node.clone(), view, (settings, tokens, meters), stopping.clone());
         let certificates: Vec<Arc<Tls>> =
             self.tls.clients.iter().chain(&self.tls.peers).map(Arc::clone).collect();
         if !certificates.is_empty() {

@@ -8,6 +8,7 @@ pub mod etcd;
 mod problem;
 mod scan;
 mod text;
+mod tokens;
 mod tuning;
 
 use std::collections::HashMap;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 pub use self::problem::{Place, Problem};
 use self::text::{Kind, Text, TlsFields};
+pub use self::tokens::{JwtConfig, TOKEN_TTL, TokenConfig};
 pub use self::tuning::{SecretText, Tuning};
 use crate::tls::TlsFiles;
 

@@ -47,6 +47,14 @@ pub(super) struct Fields {
     #[serde(default)]
     pub(super) busy_poll: Option<f64>,
     #[serde(default)]
+    pub(super) auth_token: Option<String>,
+    #[serde(default)]
+    pub(super) auth_token_ttl: Option<f64>,
+    #[serde(default)]
+    pub(super) readmit_after: Option<f64>,
+    #[serde(default)]
+    pub(super) rebuild_damaged: Option<bool>,
+    #[serde(default)]
     pub(super) data_path: Option<String>,
     #[serde(default)]
     pub(super) port_range_start: Option<u64>,
@@ -114,7 +122,31 @@ struct Field {
     right: &'static str,
 }
 
-const FIELDS: [Field; 22] = [
+const FIELDS: [Field; 26] = [
+    Field {
+        name: "auth_token",
+        node: true,
+        cluster: true,
+        right: r#"what etcd's --auth-token takes: auth_token: "simple", or "jwt,sign-method=RS256,pub-key=…,priv-key=…,ttl=5m""#,
+    },
+    Field {
+        name: "auth_token_ttl",
+        node: true,
+        cluster: true,
+        right: "a number of milliseconds: auth_token_ttl: 300000",
+    },
+    Field {
+        name: "readmit_after",
+        node: true,
+        cluster: true,
+        right: "a number of milliseconds, 0 for never: readmit_after: 5000",
+    },
+    Field {
+        name: "rebuild_damaged",
+        node: true,
+        cluster: true,
+        right: "true or false: rebuild_damaged: true",
+    },
     Field {
         name: "client_tls",
         node: true,

@@ -1,4 +1,5 @@
-//! The settings that nobody needs at first: the log's and the checkpoints' sizes, waiting awake, the members' secret.
+//! The settings that nobody needs at first: the log's and the checkpoints' sizes, waiting awake, the members' secret,
+//! clients' tokens, what is done about lost disks.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,11 +8,14 @@ use raft::transport::{SECRET_BYTES_MIN, Secret};
 
 use super::problem::Problem;
 use super::text::Text;
+use super::tokens::{TOKEN_TTL, TokenConfig};
 
 /// `log_segment_bytes` at least and at most.
 const SEGMENT_BYTES: (u64, u64) = (1 << 20, 1 << 30);
 /// Every other count at most: what no log holds.
 const COUNT_MAX: u64 = 1 << 40;
+/// `auth_token_ttl` and `readmit_after` at most, in milliseconds: a year.
+const YEAR_MILLIS: f64 = 365.0 * 24.0 * 3_600_000.0;
 
 /// A secret in a configuration. It is never printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -54,6 +58,14 @@ pub struct Tuning {
     pub trailing_bytes: Option<u64>,
     /// How long threads wait awake; zero: never.
     pub busy_poll: Option<Duration>,
+    /// What etcd's `--auth-token` takes, checked.
+    pub auth_token: Option<String>,
+    /// How long a simple token is good for without being used.
+    pub auth_token_ttl: Option<Duration>,
+    /// How long an empty member stands in the place of one that is lost before it is taken in; zero: for ever.
+    pub readmit_after: Option<Duration>,
+    /// Whether a damaged data folder is set aside and the member taken in anew.
+    pub rebuild_damaged: Option<bool>,
 }
 
 impl Tuning {
@@ -85,7 +97,32 @@ impl Tuning {
                 format!("a number of milliseconds, 0 for never: busy_poll: {}", (heartbeat / 4.0).min(1.0)),
             ));
         }
+        let time = |name: &str, given: Option<f64>, min: f64| match given {
+            Some(millis) if !(min..=YEAR_MILLIS).contains(&millis) => Err(text.wrong(
+                name,
+                format!("it is {millis}, but must be from {min} to {YEAR_MILLIS} ms"),
+            )),
+            given => Ok(given.map(|millis| Duration::from_secs_f64(millis / 1000.0))),
+        };
+        let auth_token_ttl = time("auth_token_ttl", fields.auth_token_ttl, 1000.0)?;
+        if let Some(given) = &fields.auth_token {
+            let parsed = TokenConfig::parse(given, auth_token_ttl.unwrap_or(TOKEN_TTL));
+            match parsed.map_err(|wrong| text.wrong("auth_token", wrong))? {
+                TokenConfig::Jwt(_) if auth_token_ttl.is_some() => {
+                    return Err(text.wrong_because(
+                        "auth_token_ttl",
+                        "it is for simple tokens, and auth_token asks for jwt",
+                        "the option ttl of auth_token",
+                    ));
+                }
+                TokenConfig::Jwt(_) | TokenConfig::Simple(_) => {}
+            }
+        }
         Ok(Self {
+            auth_token: fields.auth_token.clone(),
+            auth_token_ttl,
+            readmit_after: time("readmit_after", fields.readmit_after, 0.0)?,
+            rebuild_damaged: fields.rebuild_damaged,
             cluster_secret: fields.cluster_secret.clone().map(SecretText),
             log_segment_bytes: count("log_segment_bytes", fields.log_segment_bytes, SEGMENT_BYTES)?,
             checkpoint_entries: count(
@@ -118,6 +155,21 @@ impl Tuning {
         if let Some(busy_poll) = self.busy_poll {
             node.busy_poll = busy_poll;
         }
+        if let Some(after) = self.readmit_after {
+            node.readmit_after = Some(after).filter(|after| !after.is_zero());
+        }
+        if let Some(rebuild_damaged) = self.rebuild_damaged {
+            node.rebuild_damaged = rebuild_damaged;
+        }
+    }
+
+    /// How clients' tokens are made.
+    #[must_use]
+    pub fn tokens(&self) -> TokenConfig {
+        let ttl = self.auth_token_ttl.unwrap_or(TOKEN_TTL);
+        // It was checked when the file was read.
+        let parsed = self.auth_token.as_deref().map(|text| TokenConfig::parse(text, ttl));
+        parsed.and_then(Result::ok).unwrap_or(TokenConfig::Simple(ttl))
     }
 
     /// The fields that are given, each on a line, as they stand in a file. `quoted` makes a text of RON.
@@ -138,8 +190,19 @@ impl Tuning {
         ];
         let given = numbers.iter().filter_map(|(name, number)| Some((name, (*number)?)));
         lines.extend(given.map(|(name, number)| format!("{name}: {number}")));
-        if let Some(busy_poll) = self.busy_poll {
-            lines.push(format!("busy_poll: {:?}", busy_poll.as_secs_f64() * 1000.0));
+        if let Some(token) = &self.auth_token {
+            lines.push(format!("auth_token: {}", quoted(token)?));
+        }
+        let times = [
+            ("busy_poll", self.busy_poll),
+            ("auth_token_ttl", self.auth_token_ttl),
+            ("readmit_after", self.readmit_after),
+        ];
+        let given = times.iter().filter_map(|(name, time)| Some((name, (*time)?)));
+        lines
+            .extend(given.map(|(name, time)| format!("{name}: {:?}", time.as_secs_f64() * 1000.0)));
+        if let Some(rebuild_damaged) = self.rebuild_damaged {
+            lines.push(format!("rebuild_damaged: {rebuild_damaged}"));
         }
         Ok(lines.iter().map(|line| format!("    {line},\n")).collect())
     }

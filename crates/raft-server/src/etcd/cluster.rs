@@ -1,7 +1,5 @@
 //! Cluster: who belongs to it. Headers of these answers carry no revision.
 
-use std::time::Duration;
-
 use raft::MemberInfo;
 use raft::core::MemberId;
 use raft::node::MemberStatus;
@@ -15,9 +13,6 @@ use tonic::{Request, Response, Status, async_trait};
 use super::{Etcd, errors};
 use crate::config;
 use crate::proto::etcdserverpb::cluster_server::Cluster;
-
-/// How long a client that adds a voter waits for its vote; the promotion goes on without it.
-const PROMOTION_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Etcd {
     pub(super) fn members(&self) -> Vec<Member> {
@@ -34,17 +29,19 @@ impl Etcd {
     /// A member as clients see it.
     fn member(&self, status: &MemberStatus) -> Member {
         let info = &status.info;
-        let clients = if info.client_addresses.is_empty() {
-            std::slice::from_ref(&info.peer_address)
-        } else {
-            info.client_addresses.as_slice()
+        let clients = match info.client_addresses.as_slice() {
+            // It will say so when it starts.
+            [] if status.is_awaited() => &[],
+            [] => std::slice::from_ref(&info.peer_address),
+            clients => clients,
         };
         Member {
-            id: status.node.member.0,
+            id: status.known_as().0,
             name: info.name.clone(),
             peer_ur_ls: vec![format!("{}{}", self.peer_scheme(), info.peer_address)],
             client_ur_ls: clients.iter().map(|address| url(address)).collect(),
-            is_learner: !status.voter,
+            // Whoever is to get a vote by itself was not added as a learner.
+            is_learner: !status.voter && !status.auto_promote,
         }
     }
 
@@ -59,18 +56,36 @@ impl Etcd {
         status.members.iter().filter(|member| !member.voter && !member.auto_promote).count()
     }
 
+    /// Refuses another voter while too many that were added have yet to start, by etcd's arithmetic. Nothing would be at
+    /// risk: none of them counts before it has caught up.
+    fn check_addition(&self) -> Result<(), Status> {
+        let status = self.node.status();
+        let voters = || status.members.iter().filter(|member| member.voter || member.auto_promote);
+        let (members, awaited) = (voters().count(), voters().filter(|m| m.is_awaited()).count());
+        if may_add_voter(members - awaited, awaited) {
+            return Ok(());
+        }
+        tracing::warn!(
+            "refused to add a voter: {awaited} of the {members} that there are have yet to start, and with one more a \
+             quorum would take {}",
+            quorum(members + 1)
+        );
+        Err(Status::failed_precondition(errors::NOT_ENOUGH))
+    }
+
     /// Refuses to remove a voter that is connected when those that would be left and are connected are no quorum.
     /// Which are connected is what this member sees.
     fn check_removal(&self, id: MemberId) -> Result<(), Status> {
         let status = self.node.status();
         let voters = || status.members.iter().filter(|member| member.voter);
-        let Some(target) = voters().find(|member| member.node.member == id) else {
+        let node = status.find(id);
+        let Some(target) = voters().find(|member| Some(member.node) == node) else {
             return Ok(());
         };
         let left = voters().count() - 1;
         let connected =
-            voters().filter(|member| member.connected && member.node.member != id).count();
-        let quorum = left / 2 + 1;
+            voters().filter(|member| member.connected && member.node != target.node).count();
+        let quorum = quorum(left);
         if target.connected && left > 0 && connected < quorum {
             tracing::warn!(
                 "refused to remove member {id}: of the {left} voters that would be left, {connected} are connected, \
@@ -80,19 +95,16 @@ impl Etcd {
         }
         Ok(())
     }
+}
 
-    /// Returns a while after a member at `address` is in the configuration, as a learner at least.
-    async fn long_since_listed(&self, address: &str) {
-        let mut watch = self.node.watch_status();
-        let listed = watch.wait_for(|status| {
-            status.members.iter().any(|member| member.info.peer_address == address)
-        });
-        if listed.await.is_err() {
-            // The node is gone; whoever waits for the change itself hears of it.
-            std::future::pending::<()>().await;
-        }
-        tokio::time::sleep(PROMOTION_PATIENCE).await;
-    }
+const fn quorum(members: usize) -> usize {
+    members / 2 + 1
+}
+
+/// Whether those that have started would be a quorum, with all that were added and one more. A second member may be
+/// added to a first.
+const fn may_add_voter(started: usize, awaited: usize) -> bool {
+    started >= quorum(started + awaited + 1) || (started == 1 && awaited == 0)
 }
 
 /// A URL, which an address may be already: those of clients that speak TLS are.
@@ -140,26 +152,20 @@ impl Cluster for Etcd {
                 "etcdserver: too many learner members in cluster",
             ));
         }
-        // Its name and client addresses are its own to announce.
-        let info = MemberInfo { peer_address: address.to_owned(), ..MemberInfo::default() };
-        let members = self.node.members();
-        // A voter is first a learner that the leader promotes by itself, which takes as long as it has to catch
-        // up: a client need not wait for all of it.
-        let add = async {
-            if request.is_learner {
-                members.add_learner(info).await
-            } else {
-                members.add(info).await
-            }
-        };
-        tokio::select! {
-            added = add => added.map_err(|error| errors::of_admin(&error))?,
-            () = self.long_since_listed(address) => {}
+        if !request.is_learner {
+            self.check_addition()?;
         }
+        // Its name and client addresses are its own to announce. It may start before or after this: a voter is first a
+        // learner, and the leader promotes it by itself once it has caught up.
+        let info = MemberInfo { peer_address: address.to_owned(), ..MemberInfo::default() };
+        let added = self.node.members().invite(info, !request.is_learner).await;
+        let id = added.map_err(|error| errors::of_admin(&error))?;
+        let members = self.members();
+        let member = members.iter().find(|member| member.id == id.0).cloned();
         Ok(Response::new(MemberAddResponse {
             header: Some(self.header(0)),
-            member: self.member_at(address),
-            members: self.members(),
+            member: member.or_else(|| self.member_at(address)),
+            members,
         }))
     }
 
@@ -184,7 +190,8 @@ impl Cluster for Etcd {
         let (request, _) = self.admit(request).await?;
         let address = &peer_address(&request.peer_ur_ls, self.peer_scheme())?;
         let status = self.node.status();
-        let known = status.members.iter().find(|member| member.node.member.0 == request.id);
+        let node = status.find(MemberId(request.id));
+        let known = status.members.iter().find(|member| Some(member.node) == node);
         let Some(known) = known else {
             return Err(Status::not_found("etcdserver: member not found"));
         };
@@ -218,6 +225,24 @@ impl Cluster for Etcd {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As in etcd's own table (server/etcdserver/api/membership: started voters, others, whether one more may come).
+    #[test]
+    fn voters_are_added_while_a_quorum_has_started() {
+        for (started, awaited, may) in [
+            (1, 0, true),
+            (1, 1, false),
+            (2, 0, true),
+            (2, 1, false),
+            (3, 0, true),
+            (3, 1, true),
+            (3, 2, false),
+            (5, 3, true),
+            (5, 4, false),
+        ] {
+            assert_eq!(may_add_voter(started, awaited), may, "{started} and {awaited}");
+        }
+    }
 
     #[test]
     fn peer_urls_are_one_http_address() {

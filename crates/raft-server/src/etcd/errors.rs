@@ -97,7 +97,9 @@ const ID_EXISTS: &str = "etcdserver: member ID already exist";
 const NOT_A_LEARNER: &str = "etcdserver: can only promote a learner member";
 const NOT_CAUGHT_UP: &str =
     "etcdserver: can only promote a learner member which is in sync with leader";
-const NOT_ENOUGH: &str = "etcdserver: re-configuration failed due to not enough started members";
+/// Too many of the voters have yet to start, or none would be left.
+pub(super) const NOT_ENOUGH: &str =
+    "etcdserver: re-configuration failed due to not enough started members";
 
 fn of_membership(error: &MembershipError) -> Status {
     match error {

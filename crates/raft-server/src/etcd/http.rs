@@ -8,6 +8,7 @@ use axum::extract::{Path, RawQuery, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use raft::node::RoleName;
 use raft_kv::proto::etcdserverpb::AlarmType;
 use serde_json::json;
 
@@ -30,6 +31,7 @@ pub(super) fn router(etcd: Arc<Etcd>) -> Router {
         .route("/health", get(health).fallback(method_not_allowed))
         .route("/version", get(version).fallback(method_not_allowed))
         .route("/metrics", get(metrics).fallback(method_not_allowed))
+        .route("/debug/vars", get(variables).fallback(method_not_allowed))
         .route("/livez", get(livez).fallback(method_not_allowed))
         .route("/livez/{check}", get(live_check).fallback(method_not_allowed))
         .route("/readyz", get(readyz).fallback(method_not_allowed))
@@ -151,6 +153,38 @@ async fn metrics(State(etcd): State<Arc<Etcd>>) -> Response {
             .into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
+}
+
+/// What etcd shows of itself to whoever debugs it, as far as it means something here.
+async fn variables(State(etcd): State<Arc<Etcd>>) -> Response {
+    let status = etcd.node.status();
+    let id = |member| format!("{:x}", status.known_as(member).0);
+    let progress: serde_json::Map<_, _> = status
+        .members
+        .iter()
+        .filter_map(|member| {
+            let matched = json!({"match": member.match_index?.0, "learner": !member.voter});
+            Some((format!("{:x}", member.known_as().0), matched))
+        })
+        .collect();
+    Json(json!({
+        "cmdline": std::env::args().collect::<Vec<_>>(),
+        "file_descriptor_limit": crate::limits::open_files(),
+        "raft.status": {
+            "id": id(status.node.member),
+            "term": status.term.0,
+            "commit": status.commit_index.0,
+            "applied": status.last_applied.0,
+            "lead": status.leader.map_or_else(|| "0".to_owned(), id),
+            "raftState": match status.role {
+                RoleName::Leader => "StateLeader",
+                RoleName::Candidate => "StateCandidate",
+                RoleName::Follower | RoleName::Learner => "StateFollower",
+            },
+            "progress": progress,
+        },
+    }))
+    .into_response()
 }
 
 /// Whether the process is worth keeping.

@@ -85,7 +85,7 @@ impl Maintenance for Etcd {
             header: Some(self.header(self.reader.revision())),
             version: ETCD_VERSION.to_owned(),
             db_size: size,
-            leader: status.leader.map_or(0, |leader| leader.0),
+            leader: status.leader.map_or(0, |leader| status.known_as(leader).0),
             raft_index: status.commit_index.0,
             raft_term: status.term.0,
             raft_applied_index: status.last_applied.0,
@@ -170,14 +170,16 @@ impl Maintenance for Etcd {
         if !status.is_leader() {
             return Err(Status::failed_precondition("etcdserver: not leader"));
         }
-        let target = MemberId(request.target_id);
-        if status.node.member == target {
+        let target = status.find(MemberId(request.target_id));
+        let is_voter =
+            |node| status.members.iter().any(|member| member.node == node && member.voter);
+        let Some(target) = target.filter(|target| is_voter(*target)) else {
+            return Err(Status::failed_precondition("etcdserver: bad leader transferee"));
+        };
+        if status.node == target {
             return Ok(Response::new(MoveLeaderResponse { header: None }));
         }
-        if !status.members.iter().any(|member| member.node.member == target && member.voter) {
-            return Err(Status::failed_precondition("etcdserver: bad leader transferee"));
-        }
-        let moved = self.node.transfer_leadership(Some(target)).await;
+        let moved = self.node.transfer_leadership(Some(target.member)).await;
         moved.map_err(|error| errors::of_admin(&error))?;
         Ok(Response::new(MoveLeaderResponse { header: None }))
     }

@@ -42,6 +42,7 @@ use tokio::sync::{mpsc, watch as signal};
 use tokio::task::JoinSet;
 use tonic::{Request, Status};
 
+pub use self::auth::Tokens;
 pub use self::compaction::Compaction;
 pub(crate) use self::polish::polish;
 use crate::metrics::Metrics;
@@ -137,7 +138,7 @@ impl Etcd {
     pub fn start(
         node: Node<Store>,
         store: StoreView,
-        (settings, meters): (Settings, Arc<Meters>),
+        (settings, tokens, meters): (Settings, Tokens, Arc<Meters>),
         stop: signal::Receiver<bool>,
     ) -> (Arc<Self>, JoinSet<()>) {
         let mut tasks = JoinSet::new();
@@ -159,7 +160,7 @@ impl Etcd {
             .unwrap_or_else(|error| unreachable!("two metrics of one name: {error}"));
         let leaders = Arc::clone(&metrics).watch_leaders(node.clone());
         tasks.spawn(until(stop.clone(), leaders));
-        let (auth, epochs) = auth::Auth::new(store.auth);
+        let (auth, epochs) = auth::Auth::new(store.auth, tokens);
         tasks.spawn(until(stop.clone(), auth::run_changes(store.auth_changes, epochs)));
         let space = space::watch(node.clone(), reader.clone(), settings.quota_bytes);
         tasks.spawn(until(stop.clone(), space));
@@ -244,7 +245,7 @@ impl Etcd {
         let status = self.node.status();
         ResponseHeader {
             cluster_id: status.cluster_id.map_or(0, |cluster| cluster.0),
-            member_id: status.node.member.0,
+            member_id: status.known_as(status.node.member).0,
             revision,
             raft_term: status.term.0,
         }

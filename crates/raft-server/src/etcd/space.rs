@@ -45,7 +45,8 @@ pub(super) async fn watch(node: Node<Store>, reader: Reader, quota_bytes: u64) {
 
 /// Raises the alarm for this member, unless it is.
 async fn raise(node: &Node<Store>, reader: &Reader) {
-    let member_id = node.status().node.member.0;
+    let status = node.status();
+    let member_id = status.known_as(status.node.member).0;
     let nospace = i32::from(AlarmType::Nospace);
     if reader.notices().alarms.contains(&(nospace, member_id)) {
         return;

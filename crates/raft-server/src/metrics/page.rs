@@ -149,7 +149,7 @@ impl Page {
         self.version.with_label_values(&[facts.version]).set(1);
         let minor = facts.version.rsplit_once('.').map_or(facts.version, |(minor, _)| minor);
         self.cluster_version.with_label_values(&[minor]).set(1);
-        let own = format!("{:x}", status.node.member.0);
+        let own = format!("{:x}", status.known_as(status.node.member).0);
         self.id.with_label_values(&[&own]).set(1);
         self.term.set(number(status.term.0));
         self.durable.set(number(status.durable_index.0));
@@ -164,7 +164,7 @@ impl Page {
         self.active_peers.reset();
         self.lag.reset();
         for member in status.members.iter().filter(|member| member.node != status.node) {
-            let remote = format!("{:x}", member.node.member.0);
+            let remote = format!("{:x}", member.known_as().0);
             let active = self.active_peers.with_label_values(&[&own, &remote]);
             active.set(i64::from(member.connected));
             if let Some(index) = member.match_index {

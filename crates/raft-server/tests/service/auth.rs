@@ -553,3 +553,42 @@ async fn hash_of(address: &str, token: &str) -> u32 {
     let mut client = MaintenanceClient::new(channel_to(address));
     client.hash(by(token, HashRequest {})).await.unwrap().into_inner().hash
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_are_json_web_tokens_that_end_in_their_time_if_the_configuration_says_so() {
+    let mut members = Members::configure(1);
+    let secret = members.folder.path().join("secret");
+    let missing = format!("jwt,sign-method=HS256,ttl=2s,priv-key={}", secret.display());
+    members.set(&format!("auth_token: {missing:?}"));
+    // A key that cannot be had is found before anything is written.
+    let before = crate::support::contents(members.folder.path());
+    let mut refused = crate::support::Process::start(members.command(0));
+    assert_eq!(refused.ended_within(PATIENCE).code(), Some(2));
+    let text = refused.rest();
+    assert!(text.contains("auth_token: ") && text.contains("secret: No such file"), "{text}");
+    assert_eq!(crate::support::contents(members.folder.path()), before);
+
+    std::fs::write(&secret, "nobody else knows this").unwrap();
+    members.start_one(0);
+    members.leader().await;
+    let address = &members.addresses[0];
+    let (root, alice) = set_up(address).await;
+    assert_eq!(root.split('.').count(), 3, "{root}");
+    let mut client = kv(address);
+    client.put(by(&alice, put_of("a/k"))).await.unwrap();
+    let denied = client.put(by(&alice, put_of("b"))).await;
+    assert_refused(denied, Code::PermissionDenied, DENIED);
+    // However often it is used, its time is over.
+    let began = std::time::Instant::now();
+    loop {
+        match client.put(by(&alice, put_of("a/k"))).await {
+            Ok(_) => assert!(began.elapsed() < PATIENCE, "it does not end"),
+            refused => {
+                assert_refused(refused, Code::Unauthenticated, BAD_TOKEN);
+                break;
+            }
+        }
+    }
+    let alice = log_in(address, "alice", "alice's").await.unwrap();
+    client.put(by(&alice, put_of("a/k"))).await.unwrap();
+}

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::gateway::send;
 use crate::support::{Members, PATIENCE, channel_to, put};
 
-fn get(address: &str, path: &str) -> (u16, String) {
+pub(crate) fn get(address: &str, path: &str) -> (u16, String) {
     let mut answer = send(address, "GET", path, "");
     let mut text = String::new();
     answer.reader.read_to_string(&mut text).unwrap();

@@ -17,6 +17,7 @@ mod kv;
 mod leases;
 mod maintenance;
 mod membership;
+mod no_quorum;
 mod other_cluster;
 mod port;
 mod recipes;

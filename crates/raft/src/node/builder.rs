@@ -157,6 +157,7 @@ impl Settings {
             peer_address: self.address.clone(),
             client_addresses: self.client_addresses.clone(),
             feature_level: self.feature_level.unwrap_or(feature_level),
+            known_as: None,
         }
     }
 

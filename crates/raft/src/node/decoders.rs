@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
-use raft_core::{ClusterId, Index, Lease, Member, Membership, MembershipStep, NodeId, Session};
+use raft_core::{
+    ClusterId, Index, Lease, Member, MemberId, Membership, MembershipStep, NodeId, Session,
+};
 
 use super::MemberInfo;
 use super::formation_message::{Ballot, FormationMessage, FormationState, Founding};
@@ -175,12 +177,13 @@ proptest! {
         peer_address in text(),
         client_addresses in vec(text(), 0..5),
         feature_level: u16,
+        known_as in proptest::option::of(any::<u64>().prop_map(MemberId)),
         proposer in node(),
         request: u64,
         session in proptest::option::of(any::<(u64, u64)>()),
         command in bytes(60),
     ) {
-        let info = MemberInfo { name, peer_address, client_addresses, feature_level };
+        let info = MemberInfo { name, peer_address, client_addresses, feature_level, known_as };
         prop_assert_eq!(MemberInfo::decode(&info.encode()), Some(info));
         let session = session.map(|(id, sequence)| Session { id, sequence });
         let header = EntryHeader { proposer, request, session };

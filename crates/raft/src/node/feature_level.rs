@@ -8,7 +8,7 @@
 use bytes::Bytes;
 use raft_core::{Membership, MembershipStep};
 
-use crate::node::member_info::MemberInfo;
+use crate::node::member_info::{MemberInfo, is_awaited};
 
 /// What a member without a level knows: programs before there were any.
 const FIRST: u16 = 1;
@@ -17,9 +17,11 @@ fn of_member(info: &Bytes) -> u16 {
     MemberInfo::decode(info).map_or(FIRST, |info| info.feature_level.max(FIRST))
 }
 
-/// The level of a cluster with this configuration.
+/// The level of a cluster with this configuration. Whoever has yet to start does not count: what that one knows is asked
+/// when it comes.
 pub(crate) fn of_cluster(membership: &Membership) -> u16 {
-    membership.members().map(|(_, member)| of_member(&member.info)).min().unwrap_or(FIRST)
+    let started = membership.members().filter(|(node, _)| !is_awaited(*node));
+    started.map(|(_, member)| of_member(&member.info)).min().unwrap_or(FIRST)
 }
 
 /// Refuses steps that would lower the level of a cluster with the configuration `in_force`.
@@ -35,7 +37,7 @@ pub(crate) fn check(in_force: &Membership, steps: &[MembershipStep]) -> Result<(
             continue;
         };
         let knows = of_member(&member.info);
-        if knows < level {
+        if knows < level && !is_awaited(*node) {
             return Err(format!(
                 "the cluster is at feature level {level}, and the program of {node} knows {knows}; it needs a newer one"
             ));

@@ -21,7 +21,7 @@ use tracing::{debug, info, trace, warn};
 use crate::node::formation_message::{
     Ballot, FormationMessage, FormationState, Founding, info_bytes_max, is_gone,
 };
-use crate::node::member_info::MemberInfo;
+use crate::node::member_info::{MemberInfo, is_awaited};
 use crate::node::status::Phase;
 
 /// How often an empty member repeats what it has to say.
@@ -357,7 +357,12 @@ impl Formation {
                 || MemberInfo::decode(&member.info)
                     .is_some_and(|info| info.peer_address == *address)
         });
-        if let Some((known, _)) = namesake {
+        if let Some((known, _)) = namesake.filter(|(known, _)| is_awaited(*known)) {
+            Phase::Waiting(format!(
+                "empty; cluster {cluster} awaits {address} as member {}: waits until its leader takes it in",
+                known.member
+            ))
+        } else if let Some((known, _)) = namesake {
             Phase::Amnesic(format!(
                 "the data folder of {address} is empty, but cluster {cluster} knows this member with data \
                  ({known}): it was wiped, or another folder was mounted. It neither votes nor acknowledges, so \

@@ -1,14 +1,31 @@
 //! What the node keeps in a member's `info`: its name and where it is reached.
 //!
 //! ```text
-//! version u8 = 1, name, peer address, count u16, that many client addresses, feature level u16;
-//! the level may be missing; a text is its length as u16 and its UTF-8 bytes. Little-endian.
+//! version u8 = 1, name, peer address, count u16, that many client addresses, feature level u16, known as u64;
+//! the last two may be missing; a text is its length as u16 and its UTF-8 bytes. Little-endian.
 //! ```
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use raft_core::{Incarnation, MemberId, NodeId};
 
 /// Version of the layout above.
 const VERSION: u8 = 1;
+
+/// The data folder of a member that is awaited: it has none. No folder is ever given this number.
+const NO_FOLDER: Incarnation = Incarnation(0);
+
+/// What stands in the configuration for a member that has been added and has yet to start: a learner that nobody can
+/// be. The empty node that starts at its address takes its place, under an identity of its own.
+#[must_use]
+pub(crate) const fn awaited(member: MemberId) -> NodeId {
+    NodeId { member, incarnation: NO_FOLDER }
+}
+
+/// Whether this is somebody who has yet to start.
+#[must_use]
+pub(crate) fn is_awaited(node: NodeId) -> bool {
+    node.incarnation == NO_FOLDER
+}
 
 /// A member's attributes: they may change without changing who the member is.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -21,6 +38,9 @@ pub struct MemberInfo {
     pub client_addresses: Vec<String>,
     /// The newest feature level that its program knows (decision 18); 0: it did not say, which counts as 1.
     pub feature_level: u16,
+    /// The id by which administrators know it, where that is not its own: they were told it before the member started
+    /// for the first time.
+    pub known_as: Option<MemberId>,
 }
 
 impl MemberInfo {
@@ -37,6 +57,9 @@ impl MemberInfo {
             put_text(&mut out, address);
         }
         out.put_u16_le(self.feature_level);
+        if let Some(MemberId(known_as)) = self.known_as {
+            out.put_u64_le(known_as);
+        }
         out.freeze()
     }
 
@@ -53,7 +76,10 @@ impl MemberInfo {
         let client_addresses =
             (0..count).map(|_| get_text(&mut input)).collect::<Option<Vec<_>>>()?;
         let feature_level = if input.has_remaining() { input.try_get_u16_le().ok()? } else { 0 };
-        Some(Self { name, peer_address, client_addresses, feature_level })
+        let known_as =
+            if input.has_remaining() { Some(input.try_get_u64_le().ok()?) } else { None };
+        let known_as = known_as.map(MemberId);
+        Some(Self { name, peer_address, client_addresses, feature_level, known_as })
     }
 }
 
@@ -87,13 +113,17 @@ mod tests {
             peer_address: String::from("127.0.0.1:54000"),
             client_addresses: vec![String::from("10.0.0.1:2379"), String::new()],
             feature_level: 0x0203,
+            known_as: Some(MemberId(0x0405)),
         };
         let bytes = info.encode();
         assert_eq!(MemberInfo::decode(&bytes).as_ref(), Some(&info));
-        let without = bytes.len() - 2;
-        let silent = MemberInfo { feature_level: 0, ..info };
-        assert_eq!(MemberInfo::decode(&bytes.slice(..without)), Some(silent));
-        for len in (0..bytes.len()).filter(|len| *len != without) {
+        let plain = MemberInfo { known_as: None, ..info };
+        assert_eq!(MemberInfo::decode(&plain.encode()).as_ref(), Some(&plain));
+        let (without, older) = (bytes.len() - 8, bytes.len() - 10);
+        let silent = MemberInfo { feature_level: 0, ..plain.clone() };
+        assert_eq!(MemberInfo::decode(&bytes.slice(..without)), Some(plain));
+        assert_eq!(MemberInfo::decode(&bytes.slice(..older)), Some(silent));
+        for len in (0..bytes.len()).filter(|len| *len != without && *len != older) {
             assert_eq!(MemberInfo::decode(&bytes.slice(..len)), None, "cut at {len}");
         }
     }

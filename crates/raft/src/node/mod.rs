@@ -14,14 +14,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
 use raft_core::{
-    Command as _, Index, Member, MemberId, MembershipStep, NodeId, Session, StateMachine,
+    Command as _, Index, Member, MemberId, MembershipStep, NodeId, Rng, Session, StateMachine,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::entry_header::{EntryHeader, HEADER_BYTES};
 use crate::error::{AdminError, NodeError, ProposeError, ReadError};
 use crate::message::Admin;
-use crate::node::request::{Budget, Request, node_of};
+use crate::node::member_info::awaited;
+use crate::node::request::{Budget, Request};
 
 pub mod admin;
 mod applied;
@@ -218,13 +219,13 @@ impl<S: StateMachine> Node<S> {
         answer.await.unwrap_or(Err(AdminError::Unknown))
     }
 
-    /// The member's incarnation. Who is not known here may be one all the same, when this node lags or has not
+    /// The member with this id, or known by it. Who is not known here may be one all the same, when this node lags or has not
     /// formed yet: "not a member" is definite, so it is said only of everything committed before the call.
     async fn find(&self, member: MemberId) -> Result<NodeId, AdminError> {
         // The status shows the end of the last turn: that in which the first read was answered has ended
         // when the second is.
         for _ in 0..2 {
-            if let Some(node) = node_of(&self.status().membership, member) {
+            if let Some(node) = self.status().find(member) {
                 return Ok(node);
             }
             self.read_index().await.map_err(|error| match error {
@@ -234,7 +235,7 @@ impl<S: StateMachine> Node<S> {
                 }
             })?;
         }
-        node_of(&self.status().membership, member).ok_or_else(|| {
+        self.status().find(member).ok_or_else(|| {
             let node = NodeId { member, ..NodeId::default() };
             AdminError::Refused(raft_core::MembershipError::NotAMember(node))
         })
@@ -321,6 +322,23 @@ impl<S: StateMachine> Members<'_, S> {
         self.add_as(info, false).await
     }
 
+    /// Adds a member that has yet to start at `info.peer_address`, and returns at once, with the id by which it is to be
+    /// known. Until an empty node starts there, it is a learner that nobody is; then that node takes its place, and gets
+    /// a vote once it has caught up if `voter`. So it never counts before it is there.
+    ///
+    /// # Errors
+    /// When the leader refuses, or there is none.
+    pub async fn invite(&self, info: MemberInfo, voter: bool) -> Result<MemberId, AdminError> {
+        // Random, since this node's id is, and another one for each request.
+        let own = self.node.status().node.member.0;
+        let member = MemberId(Rng::new(own ^ self.node.next_request().rotate_left(24)).next_u64());
+        let info = MemberInfo { known_as: None, ..info };
+        let node = awaited(member);
+        let member = Member { info: info.encode(), auto_promote: voter };
+        self.change(vec![MembershipStep::AddLearner { node, member }]).await?;
+        Ok(node.member)
+    }
+
     async fn add_as(&self, info: MemberInfo, voter: bool) -> Result<(), AdminError> {
         let (waiter, answer) = oneshot::channel();
         let request = self.node.next_request();
@@ -364,8 +382,9 @@ impl<S: StateMachine> Members<'_, S> {
         let known = status.membership.member(node);
         let auto_promote = known.is_some_and(|member| member.auto_promote);
         let known = known.and_then(|member| MemberInfo::decode(&member.info)).unwrap_or_default();
-        // What its program knows is for the member to say.
-        let info = MemberInfo { feature_level: known.feature_level, ..info.clone() };
+        // What its program knows is for the member to say, and its ids stay.
+        let MemberInfo { feature_level, known_as, .. } = known;
+        let info = MemberInfo { feature_level, known_as, ..info.clone() };
         let member = Member { info: info.encode(), auto_promote };
         self.change(vec![MembershipStep::Update { node, member }]).await
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use raft_core::{Index, NodeId, StateMachine};
+use raft_core::{Index, StateMachine};
 use tokio::sync::oneshot;
 
 use crate::error::{AdminError, ReadError};
@@ -125,14 +125,6 @@ impl Drop for Permit {
 pub fn first_request(epoch: u64) -> u64 {
     // 2^24 starts, segment rolls and terms; 2^40 requests between two of them.
     epoch << 40
-}
-
-/// A member's place in an [`Admin`] request, found by id.
-pub(crate) fn node_of(
-    membership: &raft_core::Membership,
-    member: raft_core::MemberId,
-) -> Option<NodeId> {
-    membership.members().map(|(node, _)| node).find(|node| node.member == member)
 }
 
 #[cfg(test)]

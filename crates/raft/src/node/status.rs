@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use raft_core::{ClusterId, EntryId, Index, MemberId, Membership, NodeId, Term};
 
-use crate::node::member_info::MemberInfo;
+use crate::node::member_info::{MemberInfo, is_awaited};
 
 /// How far a node is on its way into the cluster.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -65,6 +65,20 @@ pub struct MemberStatus {
     pub connected: bool,
     /// How far its log is known to equal the leader's: only a leader knows.
     pub match_index: Option<Index>,
+}
+
+impl MemberStatus {
+    /// The id by which administrators know it.
+    #[must_use]
+    pub fn known_as(&self) -> MemberId {
+        self.info.known_as.unwrap_or(self.node.member)
+    }
+
+    /// Whether it was added and has yet to start.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        is_awaited(self.node)
+    }
 }
 
 /// A node's state at the end of a turn.
@@ -137,6 +151,21 @@ impl Status {
             || self.leader != other.leader
             || self.disk_full != other.disk_full
             || self.membership != other.membership
+    }
+
+    /// The member that administrators know by this id, or whose own it is.
+    #[must_use]
+    pub fn find(&self, member: MemberId) -> Option<NodeId> {
+        let known = self.members.iter().find(|known| known.known_as() == member);
+        let found = known.or_else(|| self.members.iter().find(|own| own.node.member == member));
+        found.map(|member| member.node)
+    }
+
+    /// The id by which administrators know the member with this one.
+    #[must_use]
+    pub fn known_as(&self, member: MemberId) -> MemberId {
+        let known = self.members.iter().find(|known| known.node.member == member);
+        known.map_or(member, MemberStatus::known_as)
     }
 
     /// Whether this node leads.

@@ -6,7 +6,7 @@
 mod flags;
 mod sources;
 mod tls;
-mod values;
+pub(super) mod values;
 mod yaml;
 
 use std::collections::BTreeMap;
@@ -19,7 +19,8 @@ pub use self::sources::{Origin, Request, Row};
 pub use self::tls::TlsPlan;
 pub use self::values::Url;
 use super::{
-    LEARNERS_MAX, MEMBERS_MAX, MILLIS_MAX, Problem, REQUEST_BYTES_LIMIT, Settings, Tuning,
+    LEARNERS_MAX, MEMBERS_MAX, MILLIS_MAX, Problem, REQUEST_BYTES_LIMIT, Settings, TOKEN_TTL,
+    TokenConfig, Tuning,
 };
 use crate::etcd::Compaction;
 use crate::logging::{Format, LogSettings, Output};
@@ -219,7 +220,6 @@ impl Reading {
         )?;
         let certificates_name_users =
             client_tls.is_some() && self.sources.is_on("client-cert-auth");
-        self.refuse_jwt()?;
         let settings = self.settings()?;
         let txn_ops_max = self.number("max-txn-ops", 1, i64::MAX.unsigned_abs())?;
         let compaction = self.compaction()?;
@@ -420,6 +420,17 @@ impl Reading {
             let entries = self.number("snapshot-catchup-entries", 0, i64::MAX.unsigned_abs())?;
             tuning.trailing_entries = Some(entries);
         }
+        let token = self.sources.value("auth-token");
+        if self.sources.given("auth-token").is_some() && !token.is_empty() {
+            let right = "simple, or jwt,sign-method=RS256,pub-key=…,priv-key=…,ttl=5m";
+            TokenConfig::parse(token, TOKEN_TTL)
+                .map_err(|wrong| self.sources.wrong("auth-token", wrong, right))?;
+            tuning.auth_token = Some(token.to_owned());
+        }
+        if self.sources.given("auth-token-ttl").is_some() {
+            let seconds = self.number("auth-token-ttl", 1, 365 * 24 * 3600)?;
+            tuning.auth_token_ttl = Some(Duration::from_secs(seconds));
+        }
         let learners = self.number("max-learners", 1, MEMBERS_MAX as u64)?;
         let progress = self.duration("watch-progress-notify-interval")?;
         if progress.is_zero() || progress.as_secs_f64() * 1000.0 > MILLIS_MAX {
@@ -518,13 +529,6 @@ impl Reading {
             path => Output::File(PathBuf::from(path)),
         });
         Ok(LogSettings { level, format, outputs: outputs.collect() })
-    }
-
-    fn refuse_jwt(&self) -> Result<(), Box<Problem>> {
-        match self.sources.value("auth-token") {
-            "" | "simple" => Ok(()),
-            other => Err(self.sources.wrong("auth-token", format!("it is {other:?}"), "simple")),
-        }
     }
 }
 

@@ -294,7 +294,9 @@ fn what_is_wrong_is_said_with_what_would_be_right() {
         (&["--discovery=https://x"], "--discovery", "--initial-cluster"),
         (&["--proxy=on"], "--proxy", "no v2 proxy"),
         (&["--force-new-cluster"], "--force-new-cluster", "manifest"),
-        (&["--auth-token=jwt,pub-key=x"], "--auth-token", "simple"),
+        (&["--auth-token=jwt,pub-key=x"], "--auth-token", "sign-method"),
+        (&["--auth-token=none"], "--auth-token", "simple"),
+        (&["--auth-token-ttl=0"], "--auth-token-ttl", "1"),
         (
             &["--listen-metrics-urls=https://a:1"],
             "--cert-file",

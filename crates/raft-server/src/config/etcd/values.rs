@@ -58,7 +58,7 @@ pub(super) fn switch(text: &str) -> Option<bool> {
 }
 
 /// One of Go's durations that is not negative: `1h30m`, `0.5s`, `0`.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub(in crate::config) fn duration(text: &str) -> Option<Duration> {
     let mut rest = text.strip_prefix('+').unwrap_or(text);
     if rest == "0" {
         return Some(Duration::ZERO);

@@ -9,6 +9,7 @@
 //! new kind of request does not compile before it is said what it needs, and then not before that is decided about.
 //! While authentication is off, all of this costs one atomic load for each request.
 
+mod jwt;
 mod passwords;
 mod rpcs;
 mod service;
@@ -25,7 +26,7 @@ use tonic::{Request, Status};
 
 use self::passwords::Passwords;
 pub(in crate::etcd) use self::rpcs::{Governed, GovernedStream, Reach};
-use self::tokens::Tokens;
+pub use self::tokens::Tokens;
 use super::{Etcd, errors};
 use crate::tls::CommonName;
 
@@ -59,10 +60,9 @@ impl Admission {
 
 impl Auth {
     /// Publishes changes to `epochs` until nobody listens. Made apart, since it is a task.
-    pub(super) fn new(view: AuthView) -> (Self, watch::Sender<u64>) {
+    pub(super) fn new(view: AuthView, tokens: Tokens) -> (Self, watch::Sender<u64>) {
         let (epochs, changes) = watch::channel(view.epoch());
-        let auth =
-            Self { view, tokens: Tokens::default(), passwords: Passwords::default(), changes };
+        let auth = Self { view, tokens, passwords: Passwords::default(), changes };
         (auth, epochs)
     }
 

@@ -19,6 +19,8 @@ use crate::proto::etcdserverpb::auth_server::Auth;
 
 /// The role that may do everything, and whose one permission nobody has to grant.
 const ROOT: &str = "root";
+/// Whoever logs in where tokens are only checked hears this, as in etcd.
+const VERIFY_ONLY: &str = "auth: token signing attempted with verify-only key";
 /// The bytes of the secret that tokens are made with.
 const TOKEN_SECRET_BYTES: usize = 32;
 
@@ -81,6 +83,9 @@ impl Etcd {
             let now = self.auth.state();
             let same = user.map(|user| user.since()) == now.user(name).map(|user| user.since());
             if same && now.token_secret() == state.token_secret() {
+                if !self.auth.tokens.are_made_here() {
+                    return Err(Status::unknown(VERIFY_ONLY));
+                }
                 let token = self.auth.tokens.issue(name, &now, SystemTime::now());
                 return token.ok_or_else(|| errors::of_kv(KvError::AuthNotEnabled));
             }

@@ -8,10 +8,11 @@
 //! base64 of:  version u8 = 1 | made, milliseconds since 1970 u64 | user's since u64 | user … | HMAC-SHA-256 of all before, 32 bytes
 //! ```
 //!
-//! A token is good for five minutes after it was made or, as far as the member knows that is asked, last used. That
+//! A token is good for five minutes, unless the configuration says otherwise, after it was made or, as far as the member knows that is asked, last used. That
 //! rests on the members' clocks: with one that is ahead by five minutes, tokens of the others are void there. It is
 //! void at once when its user is deleted or gets another password, or authentication is disabled.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -23,8 +24,9 @@ use raft_kv::KvError;
 use raft_kv::auth::AuthState;
 use sha2::Sha256;
 
-/// How long a token is good for without being used, as in etcd.
-const LIFE: Duration = Duration::from_secs(300);
+use super::jwt::Jwt;
+use crate::config::{TOKEN_TTL, TokenConfig};
+
 /// The uses that are remembered. A token beyond them is good for its first five minutes.
 const USES_MAX: usize = 65_536;
 /// A use is not worth remembering when the last one is no longer ago than this.
@@ -37,16 +39,56 @@ const SEAL_BYTES: usize = 32;
 /// The version and two numbers.
 const FRONT_BYTES: usize = 17;
 
-/// By the seal: when the token was last used, in milliseconds since 1970.
-#[derive(Default)]
-pub(super) struct Tokens {
+/// Makes and checks tokens.
+pub struct Tokens {
+    /// How long a token is good for without being used.
+    life: Duration,
+    /// In place of ours.
+    jwt: Option<Jwt>,
+    /// By the seal: when the token was last used, in milliseconds since 1970.
     uses: SkipMap<[u8; SEAL_BYTES], AtomicU64>,
     remembered: AtomicU64,
 }
 
+impl Default for Tokens {
+    fn default() -> Self {
+        Self::new(TOKEN_TTL, None)
+    }
+}
+
+/// Without anything secret.
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokens").field("life", &self.life).field("jwt", &self.jwt).finish()
+    }
+}
+
 impl Tokens {
+    /// As configured.
+    ///
+    /// # Errors
+    /// In words: which key is wrong, or what is missing.
+    pub fn load(config: &TokenConfig) -> Result<Self, String> {
+        match config {
+            TokenConfig::Simple(life) => Ok(Self::new(*life, None)),
+            TokenConfig::Jwt(jwt) => Ok(Self::new(jwt.ttl, Some(Jwt::load(jwt)?))),
+        }
+    }
+
+    fn new(life: Duration, jwt: Option<Jwt>) -> Self {
+        Self { life, jwt, uses: SkipMap::new(), remembered: AtomicU64::new(0) }
+    }
+
+    /// Whether there is a key to make tokens with.
+    pub(super) fn are_made_here(&self) -> bool {
+        self.jwt.as_ref().is_none_or(Jwt::signs)
+    }
+
     /// A token for a user; `None` when there is no such user, or no secret.
     pub(super) fn issue(&self, user: &str, state: &AuthState, now: SystemTime) -> Option<String> {
+        if let Some(jwt) = &self.jwt {
+            return jwt.issue(user, state, now);
+        }
         let mut token = vec![VERSION];
         token.extend_from_slice(&milliseconds(now).to_be_bytes());
         token.extend_from_slice(&state.user(user)?.since().to_be_bytes());
@@ -63,7 +105,11 @@ impl Tokens {
         state: &AuthState,
         now: SystemTime,
     ) -> Result<(String, u64), KvError> {
-        self.look_into(token, state, milliseconds(now)).ok_or(KvError::InvalidAuthToken)
+        let found = match &self.jwt {
+            Some(jwt) => jwt.verify(token, state),
+            None => self.look_into(token, state, milliseconds(now)),
+        };
+        found.ok_or(KvError::InvalidAuthToken)
     }
 
     fn look_into(&self, token: &str, state: &AuthState, now: u64) -> Option<(String, u64)> {
@@ -85,7 +131,7 @@ impl Tokens {
     fn is_young(&self, seal: &[u8; SEAL_BYTES], made: u64, now: u64) -> bool {
         let entry = self.uses.get(seal);
         let used = entry.as_ref().map_or(0, |entry| entry.value().load(Ordering::Relaxed));
-        if !is_within_life(made.max(used), now) {
+        if !self.is_within_life(made.max(used), now) {
             return false;
         }
         match entry {
@@ -109,15 +155,15 @@ impl Tokens {
     /// Forgets what is over.
     fn sweep(&self, now: u64) {
         for entry in &self.uses {
-            if !is_within_life(entry.value().load(Ordering::Relaxed), now) {
+            if !self.is_within_life(entry.value().load(Ordering::Relaxed), now) {
                 entry.remove();
             }
         }
     }
-}
 
-fn is_within_life(from: u64, now: u64) -> bool {
-    u128::from(now.saturating_sub(from)) <= LIFE.as_millis()
+    fn is_within_life(&self, from: u64, now: u64) -> bool {
+        u128::from(now.saturating_sub(from)) <= self.life.as_millis()
+    }
 }
 
 /// What seals and unseals; `None` without a secret.
@@ -140,12 +186,15 @@ fn milliseconds(time: SystemTime) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::path::{Path, PathBuf};
+
     use bytes::Bytes;
     use raft::core::{ApplyContext, EntryId, StateMachine as _};
     use raft_kv::proto::etcdserverpb::{AuthUserDeleteRequest, AuthUserGrantRoleRequest};
     use raft_kv::{Caller, Command, Store};
 
     use super::*;
+    use crate::config::JwtConfig;
 
     fn apply(store: &mut Store, command: Command) {
         let by = Caller::new("root".into(), u64::MAX);
@@ -199,6 +248,111 @@ mod tests {
         assert!(tokens.verify(&token, &state, at(2750 + 300)).is_ok());
         assert!(tokens.verify(&token, &state, at(3050 + 301)).is_err());
         assert!(Tokens::default().verify(&token, &state, at(2750)).is_err());
+    }
+
+    #[test]
+    fn a_token_lives_as_long_as_it_is_configured_to() {
+        let state = store().auth().state();
+        let tokens = Tokens::load(&TokenConfig::Simple(Duration::from_secs(2))).unwrap();
+        let token = tokens.issue("alice", &state, at(0)).unwrap();
+        for (seconds, is_good) in [(2, true), (4, true), (7, false)] {
+            assert_eq!(tokens.verify(&token, &state, at(seconds)).is_ok(), is_good, "{seconds}");
+        }
+    }
+
+    /// Keys that stand for nothing but these tests.
+    fn key(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("src/etcd/auth/test_keys").join(name)
+    }
+
+    fn jwt(method: &str, public: Option<&Path>, private: Option<&Path>) -> Result<Tokens, String> {
+        Tokens::load(&TokenConfig::Jwt(JwtConfig {
+            method: method.to_owned(),
+            public_key: public.map(Path::to_owned),
+            private_key: private.map(Path::to_owned),
+            ttl: Duration::from_secs(60),
+        }))
+    }
+
+    fn pair(method: &str, name: &str) -> Tokens {
+        let (public, private) = (key(&format!("{name}.pub.pem")), key(&format!("{name}.pem")));
+        jwt(method, Some(&public), Some(&private)).unwrap()
+    }
+
+    #[test]
+    fn a_jwt_is_taken_by_whoever_has_the_key_until_it_is_over() {
+        let state = store().auth().state();
+        let since = state.user("alice").unwrap().since();
+        let now = SystemTime::now();
+        // Whoever takes the key that everybody may know for a secret.
+        let forger = jwt("HS256", None, Some(&key("rsa.pub.pem"))).unwrap();
+        for (method, name) in
+            [("RS256", "rsa"), ("RS512", "rsa"), ("PS384", "rsa"), ("ES256", "ec"), ("EdDSA", "ed")]
+        {
+            let tokens = pair(method, name);
+            assert!(tokens.issue("nobody", &state, now).is_none());
+            let token = tokens.issue("alice", &state, now).unwrap();
+            assert_eq!(
+                tokens.verify(&token, &state, now),
+                Ok(("alice".to_owned(), since)),
+                "{method}"
+            );
+            let forged = forger.issue("alice", &state, now).unwrap();
+            let old = tokens.issue("alice", &state, now - Duration::from_secs(62)).unwrap();
+            let unsigned = format!("{}.", token.rsplit_once('.').unwrap().0);
+            for bad in [forged, old, unsigned, token[..token.len() - 4].to_owned()] {
+                let refused = tokens.verify(&bad, &state, now);
+                assert_eq!(refused, Err(KvError::InvalidAuthToken), "{method} {bad}");
+            }
+            // With the key that checks alone, tokens are taken and not made.
+            let checks = jwt(method, Some(&key(&format!("{name}.pub.pem"))), None).unwrap();
+            assert!(!checks.are_made_here() && checks.issue("alice", &state, now).is_none());
+            assert!(checks.verify(&token, &state, now).is_ok());
+        }
+        let (one, other) = (forger, jwt("HS512", None, Some(&key("rsa.pub.pem"))).unwrap());
+        let token = one.issue("alice", &state, now).unwrap();
+        assert!(one.verify(&token, &state, now).is_ok());
+        assert!(other.verify(&token, &state, now).is_err(), "another method, the same secret");
+    }
+
+    #[test]
+    fn a_jwt_ends_with_its_user_and_its_password_and_with_nothing_else() {
+        let mut users = store();
+        let (tokens, now) = (pair("EdDSA", "ed"), SystemTime::now());
+        let token = tokens.issue("alice", &users.auth().state(), now).unwrap();
+        let role = raft_kv::proto::etcdserverpb::AuthRoleAddRequest { name: "r".into() };
+        apply(&mut users, Command::role_add(role));
+        assert!(tokens.verify(&token, &users.auth().state(), now).is_ok());
+        apply(&mut users, Command::user_change_password("alice".into(), "other".into()));
+        assert!(tokens.verify(&token, &users.auth().state(), now).is_err());
+    }
+
+    #[test]
+    fn keys_that_are_none_are_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, content: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, content).unwrap();
+            path
+        };
+        let (public, private) = (key("ed.pub.pem"), key("ed.pem"));
+        let (junk, empty) = (file("junk", "no key"), file("empty", ""));
+        let (missing, stranger) = (folder.path().join("missing"), key("stranger.pub.pem"));
+        for (method, public, private, part) in [
+            ("ES999", Some(&public), Some(&private), "no sign-method \"ES999\""),
+            ("none", Some(&public), Some(&private), "no sign-method"),
+            ("HS256", None, None, "needs priv-key"),
+            ("HS256", None, Some(&empty), "needs priv-key"),
+            ("RS256", None, Some(&private), "needs pub-key"),
+            ("RS256", Some(&junk), None, "junk holds no key for RS256"),
+            ("EdDSA", Some(&public), Some(&junk), "junk holds no key for EdDSA"),
+            ("EdDSA", Some(&missing), None, "missing: "),
+            ("EdDSA", Some(&stranger), Some(&private), "no pair"),
+        ] {
+            let refused = jwt(method, public.map(AsRef::as_ref), private.map(AsRef::as_ref));
+            let error = refused.unwrap_err();
+            assert!(error.contains(part), "{method}: {error}");
+        }
     }
 
     #[test]

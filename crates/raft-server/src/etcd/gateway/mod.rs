@@ -8,10 +8,11 @@ mod socket;
 mod streams;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Request as HttpRequest, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, Request as HttpRequest, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response as HttpResponse};
@@ -31,6 +32,9 @@ use crate::proto::etcdserverpb::lease_server::Lease;
 use crate::proto::etcdserverpb::maintenance_server::Maintenance;
 use crate::proto::v3electionpb::election_server::Election;
 use crate::proto::v3lockpb::lock_server::Lock;
+
+/// How long a client may take to send a request's body after its head.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A call that takes one message and answers one.
 macro_rules! unary {
@@ -217,7 +221,7 @@ where
     Req: Message + Default + 'static,
     Resp: Message + 'static,
 {
-    let handler = move |State(etcd): State<Arc<Etcd>>, headers: HeaderMap, body: Bytes| async move {
+    let handler = move |State(etcd): State<Arc<Etcd>>, headers: HeaderMap, Whole(body): Whole| async move {
         let answer = async {
             let request = with_metadata(&headers, json::decode::<Req>(input, &body)?);
             let response = call(etcd, request).await?;
@@ -229,6 +233,21 @@ where
         }
     };
     post(handler).fallback(method_not_allowed)
+}
+
+/// A body that has come to its end in time.
+struct Whole(Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Whole {
+    type Rejection = HttpResponse;
+
+    async fn from_request(request: HttpRequest, state: &S) -> Result<Self, HttpResponse> {
+        match tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await {
+            Ok(Ok(body)) => Ok(Self(body)),
+            Ok(Err(rejection)) => Err(rejection.into_response()),
+            Err(_) => Err(StatusCode::REQUEST_TIMEOUT.into_response()),
+        }
+    }
 }
 
 /// A request with what of its HTTP headers means something to gRPC.

@@ -10,7 +10,7 @@ use super::Driver;
 use crate::node::admin::Origin;
 use crate::node::feature_level;
 use crate::node::formation_message::Founding;
-use crate::node::member_info::MemberInfo;
+use crate::node::member_info::{MemberInfo, is_awaited};
 
 /// Whether the configured `address` still waits for the member that did not take part in the founding. A founder's
 /// or an admitted member's former address is none of that kind: who appears there is nobody that was meant.
@@ -25,9 +25,18 @@ fn is_vacant(founding: &Founding, membership: &Membership, address: &str) -> boo
         .map(String::as_str)
         .filter(|configured| !founders.contains(*configured))
         .collect();
-    // Every later member may have come in through one of the slots and moved since.
-    let later = membership.members().filter(|(node, _)| !founding.members.contains(*node)).count();
-    slots.contains(address) && later < slots.len() && membership.removed().is_empty()
+    // Every later member may have come in through one of the slots and moved since, unless it was told an id first.
+    let is_invited = |node: NodeId, member: &Member| {
+        is_awaited(node)
+            || MemberInfo::decode(&member.info).is_some_and(|info| info.known_as.is_some())
+    };
+    let later = membership
+        .members()
+        .filter(|(node, member)| !founding.members.contains(*node) && !is_invited(*node, member))
+        .count();
+    // Whoever never started has left nothing vacant: its place was taken.
+    let nobody_left = membership.removed().iter().copied().all(is_awaited);
+    slots.contains(address) && later < slots.len() && nobody_left
 }
 
 /// Another node answers where a member should.
@@ -41,7 +50,9 @@ impl<S: StateMachine> Driver<S> {
     /// An empty node wants to know about the cluster: it may be wanted here.
     pub(super) fn on_empty_node(&mut self, now: Time, from: NodeId, info: MemberInfo) {
         self.consider_admission(now, from, &info);
-        self.consider_readmission(now, from, &info);
+        if !self.consider_arrival(now, from, &info) {
+            self.consider_readmission(now, from, &info);
+        }
         self.admins.seen_empty(from, info);
     }
 
@@ -63,6 +74,28 @@ impl<S: StateMachine> Driver<S> {
         info!(%node, address, "admits a configured member that was not there when the cluster formed");
         let member = Member { info: info.encode(), auto_promote: true };
         self.admit(now, node, vec![MembershipStep::AddLearner { node, member }]);
+    }
+
+    /// The leader puts an empty node in the place of the member that was added at its address and has yet to start, under
+    /// the id that administrators were told. False when nobody is awaited there.
+    fn consider_arrival(&mut self, now: Time, node: NodeId, info: &MemberInfo) -> bool {
+        let Some(raft) = &self.raft else { return false };
+        let found = member_at(raft.membership(), &info.peer_address);
+        let Some((awaited, member)) = found.filter(|(member, _)| is_awaited(*member)) else {
+            return false;
+        };
+        let answers_there = self.connected.get(&node) == Some(&info.peer_address);
+        let settled =
+            !raft.membership().is_joint() && raft.membership_index() <= raft.commit_index();
+        if answers_there && settled && raft.is_established() && !self.admins.is_admitting(node) {
+            info!(%node, address = info.peer_address, known_as = %awaited.member, "a member that was awaited has come");
+            let info = MemberInfo { known_as: Some(awaited.member), ..info.clone() };
+            let member = Member { info: info.encode(), auto_promote: member.auto_promote };
+            let steps =
+                vec![MembershipStep::Remove(awaited), MembershipStep::AddLearner { node, member }];
+            self.admit(now, node, steps);
+        }
+        true
     }
 
     /// The leader puts an empty node in the place of the member whose disk is lost: out with the one and in with the other
@@ -108,7 +141,7 @@ impl<S: StateMachine> Driver<S> {
         let membership = raft.membership();
         let settled = !membership.is_joint() && raft.membership_index() <= raft.commit_index();
         let arriving = membership.members().any(|(node, member)| {
-            node != lost && member.auto_promote && !membership.is_voter(node)
+            node != lost && member.auto_promote && !membership.is_voter(node) && !is_awaited(node)
         });
         let there = membership.voters().iter().filter(|voter| {
             **voter != lost && (**voter == self.node || self.connected.contains_key(voter))

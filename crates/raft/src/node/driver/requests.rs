@@ -182,6 +182,8 @@ impl<S: StateMachine> Driver<S> {
             info.client_addresses.clone_from(&known.client_addresses);
         }
         info.feature_level = info.feature_level.max(1);
+        // By what it was told, it is known for ever.
+        info.known_as = known.known_as;
         info
     }
 

@@ -12,7 +12,7 @@ use crate::error::{NodeError, ReadError};
 use crate::node::belonging::{check_configured, check_owner};
 use crate::node::feature_level;
 use crate::node::formation_message::Founding;
-use crate::node::member_info::MemberInfo;
+use crate::node::member_info::{MemberInfo, is_awaited};
 use crate::node::pending::Read;
 use crate::node::status::{MemberStatus, RoleName, Status};
 use crate::transport::PeerAddress;
@@ -286,7 +286,8 @@ impl<S: StateMachine> Driver<S> {
 }
 
 /// Who is to be found at which address. Of two at one address it is the one that stays: it has replaced the other, and
-/// whoever knows no more than the joint configuration that says so would else call the one that left for ever.
+/// whoever knows no more than the joint configuration that says so would else call the one that left for ever. Whoever is
+/// awaited comes under an identity that nobody knows yet.
 fn members_at<'a>(
     in_force: &Membership,
     infos: &'a BTreeMap<NodeId, Arc<MemberInfo>>,
@@ -300,7 +301,10 @@ fn members_at<'a>(
     let leaving = members().filter(|node| !stays(node));
     leaving
         .chain(members().filter(stays))
-        .filter_map(|node| Some((infos.get(&node)?.peer_address.as_str(), Some(node))))
+        .filter_map(|node| {
+            let address = infos.get(&node)?.peer_address.as_str();
+            Some((address, (!is_awaited(node)).then_some(node)))
+        })
         .collect()
 }
 
@@ -309,6 +313,7 @@ mod tests {
     use raft_core::{Incarnation, Member, MemberId, MembershipStep};
 
     use super::*;
+    use crate::node::member_info::awaited;
 
     fn node(number: u64) -> NodeId {
         NodeId { member: MemberId(number), incarnation: Incarnation(1) }
@@ -340,5 +345,17 @@ mod tests {
             assert!(joint.is_joint() && joint.contains(node(3)));
             assert_eq!(members_at(&joint, &infos)["n3"], Some(successor));
         }
+    }
+
+    #[test]
+    fn whoever_answers_where_a_member_is_awaited_may_be_anybody() {
+        let expected = awaited(MemberId(7));
+        let info = MemberInfo { peer_address: String::from("n7"), ..MemberInfo::default() };
+        let member = Member { info: info.encode(), auto_promote: true };
+        let membership = Membership::from_voters([(node(3), bytes::Bytes::new())])
+            .change(&[MembershipStep::AddLearner { node: expected, member }])
+            .unwrap();
+        let infos = BTreeMap::from([(expected, Arc::new(info))]);
+        assert_eq!(members_at(&membership, &infos), BTreeMap::from([("n7", None)]));
     }
 }

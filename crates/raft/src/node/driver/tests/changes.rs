@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::node::formation_message::FormationMessage;
-use raft_core::Membership;
+use crate::node::member_info::awaited;
+use raft_core::{Member, Membership};
 
 fn add(
     world: &mut World,
@@ -368,4 +369,105 @@ fn a_new_member_that_restarts_at_once_confirms_with_whoever_is_there() {
     (stored.log_start, stored.snapshot) = (EntryId::ZERO, None);
     world.start(3);
     world.until("takes part", |world| world.status(3).phase == Phase::Active);
+}
+
+/// Asks for a member that has yet to start at the address of `number`.
+fn invite(
+    world: &mut World,
+    asker: usize,
+    number: usize,
+    known_as: u64,
+) -> oneshot::Receiver<Result<Index, AdminError>> {
+    let info = MemberInfo { peer_address: address(number), ..MemberInfo::default() };
+    let (node, member) =
+        (awaited(MemberId(known_as)), Member { info: info.encode(), auto_promote: true });
+    world.admin(
+        asker,
+        Admin::Membership(vec![raft_core::MembershipStep::AddLearner { node, member }]),
+    )
+}
+
+/// Whether the member that was told the id `known_as` votes.
+fn votes(world: &World, at: usize, known_as: u64) -> bool {
+    let status = world.status(at);
+    status.members.iter().any(|m| m.known_as() == MemberId(known_as) && m.voter && !m.is_awaited())
+}
+
+#[test]
+fn a_member_is_added_at_once_and_starts_whenever_it_likes() {
+    let mut world = World::cluster(3);
+    world.until_leader();
+    let follower = world.follower();
+    // Number 5 waits already, and knows one of the members only.
+    world.add(5, |settings| settings.join = vec![address(follower)]);
+    world.start(5);
+    world.run(Duration::from_secs(1));
+    assert!(matches!(world.status(5).phase, Phase::Waiting(_)), "nobody wants it yet");
+    for (number, known_as) in [(4, 77), (5, 78)] {
+        let answer = invite(&mut world, follower, number, known_as);
+        assert!(world.answer(answer).is_ok());
+    }
+    world.until("the one that was there votes", |world| votes(world, follower, 78));
+    // Nobody waits for the one that is not there: neither a quorum nor the level of the cluster.
+    let leader = world.until_leader();
+    let known = world.status(leader);
+    assert_eq!(known.find(MemberId(77)), Some(awaited(MemberId(77))));
+    assert!(
+        !votes(&world, leader, 77) && !known.members.iter().any(|m| m.is_awaited() && m.connected)
+    );
+    world.add(4, |settings| settings.join = vec![address(5)]);
+    // The leader changes while it comes.
+    world.start(4);
+    world.kill(leader);
+    world.run(Duration::from_secs(2));
+    world.start(leader);
+    world.until("it votes", |world| {
+        votes(world, 5, 77) && world.status(4).role != RoleName::Learner
+    });
+    let status = world.status(4);
+    assert_eq!(status.known_as(status.node.member), MemberId(77));
+    assert_eq!(status.find(MemberId(77)), Some(status.node));
+    assert_eq!(status.find(status.node.member), Some(status.node), "its own id names it, too");
+    assert_eq!(status.members.len(), 5);
+    let answer = world.propose(4, 5);
+    assert_eq!(world.answer(answer), Ok(5));
+    // Under its own identity it is as any other: a wiped disk is not taken for one that is awaited.
+    world.wipe(4);
+    world.until("told", |world| matches!(world.status(4).phase, Phase::Amnesic(_)));
+}
+
+#[test]
+fn a_member_that_is_awaited_no_more_waits_in_vain() {
+    let mut world = World::cluster(3);
+    let leader = world.until_leader();
+    let answer = invite(&mut world, leader, 4, 77);
+    assert!(world.answer(answer).is_ok());
+    let remove = vec![raft_core::MembershipStep::Remove(awaited(MemberId(77)))];
+    let answer = world.admin(leader, Admin::Membership(remove));
+    assert!(world.answer(answer).is_ok());
+    world.add(4, |settings| settings.join = vec![address(1)]);
+    world.start(4);
+    world.run(Duration::from_secs(5));
+    assert!(matches!(world.status(4).phase, Phase::Waiting(_)));
+    assert_eq!(world.status(leader).members.len(), 3);
+}
+
+/// Found on paper: the place of a configured member stayed vacant for ever once somebody else had been added.
+#[test]
+fn who_never_started_leaves_no_address_vacant_on_purpose() {
+    let mut world = World::new();
+    let list: Vec<String> = (1..=3).map(address).collect();
+    for number in 1..=3 {
+        world.add(number, |settings| settings.peers.clone_from(&list));
+    }
+    world.start(1);
+    world.start(2);
+    let leader = world.until_leader();
+    let answer = invite(&mut world, leader, 4, 77);
+    assert!(world.answer(answer).is_ok());
+    world.add(4, |settings| settings.join = vec![address(1)]);
+    world.start(4);
+    world.until("it votes", |world| votes(world, leader, 77));
+    world.start(3);
+    world.until("admitted", |world| world.status(leader).membership.voters().len() == 4);
 }
