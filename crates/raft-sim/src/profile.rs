@@ -271,6 +271,8 @@ impl Profile {
         let mut fourth = rng.split(9);
         if profile.members > 2 && !profile.shrink && fourth.chance(1, 3) {
             profile.rot_entries = 1 + fourth.below(8);
+            // Whoever has to be replaced in the end cannot spare another one meanwhile.
+            profile.disturbed = false;
         }
         profile.bound_checkpoints();
         if let Some(rate) = options.rate {
