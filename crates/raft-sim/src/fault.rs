@@ -272,8 +272,12 @@ impl<W: Workload> World<W> {
 
     /// The links carry everything again; where leaders are hunted, all but those of the present one.
     pub(crate) fn partition_ends(&mut self) {
+        if self.healed {
+            // What is cut now stays so.
+            return;
+        }
         self.unblock();
-        if self.profile.hunt && !self.healed && self.strikes(Kind::PartitionAgain, 500) {
+        if self.profile.hunt && self.strikes(Kind::PartitionAgain, 500) {
             self.partition(Kind::PartitionAgain);
         }
     }

@@ -173,6 +173,9 @@ impl Profile {
         if self.shrink || self.members < 3 {
             (self.wipe, self.rot, self.page_tears) = (0, 0, false);
         }
+        // Whoever is not there in the end has died.
+        self.only_a_quorum &= to.contains(&Class::Crash) || to.contains(&Class::Power);
+        self.disturbed &= to.contains(&Class::Partition);
         self.only_a_quorum &= self.change == 0 && self.wipe + self.rot == 0 && !self.page_tears;
     }
 }

@@ -9,7 +9,7 @@ use raft::log::LogCompletion;
 use raft::log::snapshot::SnapshotRequest;
 use raft::message::PeerMessage;
 use raft::node::driver::{Configurations, Input, Outputs, SnapshotJob, run_snapshot_job};
-use raft_core::{NodeId, Raft, Rng};
+use raft_core::{Index, NodeId, Raft, Rng};
 
 use crate::check::Oracle;
 use crate::client::Client;
@@ -647,12 +647,12 @@ impl<W: Workload> World<W> {
 
     fn work_apply(&mut self, machine: usize) {
         let life = self.machines[machine].life;
-        let look = self.paces[machine].chance(1, 40);
         let Some(process) = self.process(machine) else { return };
         let requests = std::mem::take(&mut process.apply_queue);
         process.apply_busy = false;
         let completions = process.apply.handle(requests);
-        let state = look.then(|| (process.apply.applied(), process.digest()));
+        let applied = process.apply.applied();
+        let state = is_compared(applied).then(|| (applied, process.digest()));
         for completion in completions {
             self.wake(machine, Input::Apply(completion));
         }
@@ -774,6 +774,12 @@ impl<W: Workload> World<W> {
     pub(crate) fn any_machine(&mut self) -> usize {
         pick(&mut self.faults, self.machines.len())
     }
+}
+
+/// Whether the states of all members after this entry are compared (I19). All look at the same ones, and the more seldom
+/// the longer the log is: a look costs what the whole state does.
+fn is_compared(applied: Index) -> bool {
+    applied.0.is_multiple_of(32.max(applied.0.next_power_of_two() / 32))
 }
 
 /// How it stops, in a few words.
