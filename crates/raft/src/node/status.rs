@@ -118,7 +118,7 @@ pub struct Status {
     pub disk_full: bool,
     /// The configuration in force.
     pub membership: Arc<Membership>,
-    /// Every member of it, in order of id.
+    /// Every member of the last configuration that is known to be committed, in order of id.
     pub members: Arc<Vec<MemberStatus>>,
 }
 
