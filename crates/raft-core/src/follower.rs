@@ -113,6 +113,9 @@ impl Raft {
     /// Whether this node refuses to help `candidate` against a leader that it believes to be alive
     /// (thesis §4.2.3). The leader itself is never refused on its own account: it has restarted (B51).
     pub(crate) fn defends_leader(&self, candidate: NodeId) -> bool {
+        if mutant::is_active(41) {
+            return false;
+        }
         if self.is_promised_against(candidate) {
             return true;
         }

@@ -284,6 +284,10 @@ impl Raft {
     /// A message of a newer term arrived (Figure 2, rules for all servers). True when it is to be handled.
     fn adopt_term(&mut self, from: NodeId, message: &Message) -> bool {
         match message {
+            Message::RequestVote(RequestVote { pre_vote: true, .. }) if mutant::is_active(34) => {
+                self.become_follower(message.term(), None);
+                true
+            }
             // Asking promises nothing, and neither does an answer about a term that nobody is in yet.
             Message::RequestVote(RequestVote { pre_vote: true, .. })
             | Message::RequestVoteReply(RequestVoteReply {

@@ -63,6 +63,8 @@ impl Exit {
             NodeError::Bind { .. } => Self::PortInUse,
             NodeError::DiskLatched { .. } => Self::DiskLatched,
             NodeError::Removed => Self::Removed,
+            // Started again, it goes on without what was damaged.
+            NodeError::SetAside(_) => Self::RestartMe,
             // A bug, or something a newer library knows: starting again loses nothing.
             NodeError::Panicked(_) | _ => Self::RestartMe,
         }

@@ -379,8 +379,11 @@ impl Oracle {
 
 /// Whether a recovered log holds the entry with this digest (I6).
 pub(crate) fn holds(state: &DataState, index: Index, digest: Digest) -> bool {
-    let DataState::Formed(formed) = state else {
-        return false;
+    let formed = match state {
+        DataState::Formed(formed) => formed,
+        // What it holds is known entry by entry, and the others have what is damaged.
+        DataState::Damaged(damaged) => return index <= damaged.last.index,
+        DataState::Empty { .. } => return false,
     };
     let recovered = &formed.recovered;
     index < recovered.log_start.index

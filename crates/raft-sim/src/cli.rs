@@ -8,6 +8,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
@@ -200,6 +201,7 @@ impl Command<'_> {
                 if self.arguments.trace {
                     failure.faults.iter().for_each(|fault| say(&format!("{fault}")));
                 }
+                self.tell(&failure);
                 totals.report = failure.report.clone();
                 totals.failures.push(*failure);
             }
@@ -235,7 +237,15 @@ impl Command<'_> {
             failures_max: FAILURES_MAX,
             options: options.clone(),
         };
-        let totals = campaign(&plan, &|totals| bar.show(totals));
+        let told = AtomicUsize::new(0);
+        let totals = campaign(&plan, &|totals| {
+            // Whoever stops a long campaign, or loses it, has what it found: nothing waits for the end.
+            let before = told.swap(totals.failures.len(), Ordering::Relaxed);
+            for failure in &totals.failures[before..] {
+                bar.aside(|| self.tell(failure));
+            }
+            bar.show(totals);
+        });
         bar.end();
         let ledger = self.arguments.ledger.as_deref();
         if let Some(path) = ledger
@@ -252,20 +262,18 @@ impl Command<'_> {
         self.end(&totals, Some(began.elapsed()))
     }
 
+    /// A seed has failed.
+    fn tell(&self, failure: &Failure) {
+        say(&told(failure));
+        say(&format!("    again with: {}", self.again(failure)));
+    }
+
     /// Failures made small, what happened how often, sums.
     fn end(&self, totals: &Totals, took: Option<Duration>) -> End {
         for (nth, failure) in totals.failures.iter().enumerate() {
-            let (at, before) = (Seconds(failure.report.micros), failure.faults.len());
-            say(&format!(
-                "seed {} fails at {at} after {before} faults: {}",
-                failure.seed, failure.what
-            ));
-            say(&format!("    {:?}", failure.profile));
-            let shrinks = nth < SHRUNK_MAX && self.arguments.shrink > 0;
+            let shrinks = nth < SHRUNK_MAX && self.arguments.shrink > 0 && failure.shrinks();
             let small = shrinks.then(|| self.shrink(failure));
             let small = small.as_deref().unwrap_or(failure);
-            let again = format!("    again with: {}", self.again(small));
-            say(&again);
             if nth == 0
                 && let Some(path) = &self.arguments.picture
             {
@@ -297,12 +305,16 @@ impl Command<'_> {
         let small = shrunk.failure;
         let (count, runs) = (small.faults.len(), shrunk.runs);
         let minimal = if shrunk.minimal { ", none of which can be left out" } else { "" };
-        say(&format!("    fails with {count} of them{minimal} ({runs} runs tried):"));
+        let (seed, before) = (failure.seed, shrunk.before);
+        say(&format!(
+            "seed {seed} fails with {count} of {before} faults{minimal} ({runs} runs tried):"
+        ));
         for fault in &small.faults {
             say(&format!("    {fault}"));
         }
         let (at, what) = (Seconds(small.report.micros), first_line(&small.what));
         say(&format!("            {at}  fails: {what}"));
+        say(&format!("    again with: {}", self.again(&small)));
         small
     }
 
@@ -312,7 +324,7 @@ impl Command<'_> {
         if let Some(mutant) = self.arguments.mutant {
             text += &format!(" --mutant {mutant}");
         }
-        if failure.what.starts_with("I20") {
+        if !failure.shrinks() {
             text += " --twice";
         }
         text
@@ -327,6 +339,13 @@ impl Command<'_> {
             Err(error) => complain(&format!("rusty-raft: {}: {error}", path.display())),
         }
     }
+}
+
+/// What a failing seed did, in full.
+fn told(failure: &Failure) -> String {
+    let Failure { seed, what, faults, profile, report, .. } = failure;
+    let (at, count) = (Seconds(report.micros), faults.len());
+    format!("seed {seed} fails at {at} after {count} faults: {what}\n    {profile:?}")
 }
 
 fn first_line(text: &str) -> &str {
@@ -419,6 +438,11 @@ impl Bar {
             required - missing.len(),
             totals.failures.len()
         ));
+    }
+
+    /// Prints without tearing the bar.
+    fn aside(&self, print: impl FnOnce()) {
+        self.bar.suspend(print);
     }
 
     fn end(&self) {

@@ -5,7 +5,7 @@ use raft::error::{ProposeError, ReadError};
 use raft::node::NodeRequest;
 use raft::node::driver::Input;
 use raft::node::entry_header::EntryHeader;
-use raft_core::{Command, Index, NodeId, Rng, StateMachine};
+use raft_core::{Command, Index, NodeId, Rng, Session, StateMachine};
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
@@ -15,9 +15,14 @@ use crate::workload::{Ask, Call, Workload};
 use crate::world::{Happening, World};
 
 /// Header and command, as the handle encodes them.
-fn payload(command: &impl Command, proposer: NodeId, request: u64) -> Bytes {
+fn payload(
+    command: &impl Command,
+    proposer: NodeId,
+    request: u64,
+    session: Option<Session>,
+) -> Bytes {
     let mut payload = BytesMut::new();
-    EntryHeader { proposer, request, session: None }.encode(&mut payload);
+    EntryHeader { proposer, request, session }.encode(&mut payload);
     command.encode(&mut payload);
     payload.freeze()
 }
@@ -102,15 +107,17 @@ impl<W: Workload> World<W> {
         let proposer = process.driver.node();
         let request = process.next_request;
         process.next_request += 1;
+        let mut propose = |command, session| {
+            let (waiter, answer) = oneshot::channel();
+            let payload = payload(&command, proposer, request, session);
+            let id = (proposer, request);
+            self.oracle.proposed(id, call, payload.clone());
+            let asks = NodeRequest::Propose { request, payload, permit: None, waiter };
+            (asks, Waiting::Write(id, answer))
+        };
         let (asks, waiting) = match ask {
-            Ask::Command(command) => {
-                let (waiter, answer) = oneshot::channel();
-                let payload = payload(&command, proposer, request);
-                let id = (proposer, request);
-                self.oracle.proposed(id, call, payload.clone());
-                let asks = NodeRequest::Propose { request, payload, permit: None, waiter };
-                (asks, Waiting::Write(id, answer))
-            }
+            Ask::Command(command) => propose(command, None),
+            Ask::InSession(command, session) => propose(command, Some(session)),
             Ask::Query(query) => {
                 let (waiter, answer) = oneshot::channel();
                 let asks = NodeRequest::Query { query, linearizable: true, waiter };

@@ -53,6 +53,10 @@ impl<W: Workload> World<W> {
             }
         }
         self.disk_faults();
+        // The same number as the rot of one disk: where that is left out, this is.
+        if self.strikes(Kind::Rot, self.profile.rot_entries) {
+            self.rot_entries();
+        }
         self.clock_faults();
         self.operate();
         self.break_connections();
@@ -272,8 +276,12 @@ impl<W: Workload> World<W> {
 
     /// The links carry everything again; where leaders are hunted, all but those of the present one.
     pub(crate) fn partition_ends(&mut self) {
+        if self.healed {
+            // What is cut now stays so.
+            return;
+        }
         self.unblock();
-        if self.profile.hunt && !self.healed && self.strikes(Kind::PartitionAgain, 500) {
+        if self.profile.hunt && self.strikes(Kind::PartitionAgain, 500) {
             self.partition(Kind::PartitionAgain);
         }
     }

@@ -155,6 +155,7 @@ impl Profile {
             (Class::Full, &mut self.full, 4),
             (Class::Wipe, &mut self.wipe, 5),
             (Class::Rot, &mut self.rot, 5),
+            (Class::Rot, &mut self.rot_entries, 5),
             (Class::Membership, &mut self.change, 20),
             (Class::Transfer, &mut self.transfer, 10),
         ];
@@ -172,7 +173,11 @@ impl Profile {
         }
         if self.shrink || self.members < 3 {
             (self.wipe, self.rot, self.page_tears) = (0, 0, false);
+            self.rot_entries = 0;
         }
+        // Whoever is not there in the end has died.
+        self.only_a_quorum &= to.contains(&Class::Crash) || to.contains(&Class::Power);
+        self.disturbed &= to.contains(&Class::Partition);
         self.only_a_quorum &= self.change == 0 && self.wipe + self.rot == 0 && !self.page_tears;
     }
 }

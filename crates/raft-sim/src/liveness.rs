@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use raft_core::Index;
+use raft_core::{Index, Raft, Term};
 
 use crate::disk::Crash;
 use crate::profile::pick;
@@ -15,6 +15,8 @@ use crate::world::{Happening, World};
 const PATIENCE: Duration = Duration::from_secs(8);
 /// Whoever is stable stays so for this long.
 const STABLE: u64 = 3_000_000;
+/// How long nobody asks for anything when a disturber begins.
+const UNDISTURBED: u64 = 1_000_000;
 /// How often, and how long apart, the world looks whether two members disagree.
 const DISAGREEMENT_STEPS: u64 = 1000;
 const DISAGREEMENT_STEP: u64 = 1_000;
@@ -35,17 +37,28 @@ impl<W: Workload> World<W> {
             }
         }
         self.demand_service();
-        let term = self.oracle.term();
+        if self.profile.disturbed && self.formed.len() == self.machines.len() {
+            self.disturb();
+            self.demand_service();
+        }
+        // As the members know it: a leader that was alone until now has not said it to anybody.
+        let term = self.term();
         self.run_until(self.now + STABLE);
         // Somebody may just have been admitted, by the cluster itself: it converges, too, and without an election.
         self.await_that(PATIENCE, "L3: members do not converge", Self::converged);
         assert!(
-            self.oracle.term() == term,
+            self.term() == term,
             "L4: the term changes though nothing fails\n{}",
             self.picture()
         );
         self.match_logs();
         self.compare_states();
+    }
+
+    /// The highest term of any member that takes part.
+    fn term(&self) -> Option<Term> {
+        let running = (0..self.machines.len()).filter_map(|machine| self.raft(machine));
+        running.map(Raft::current_term).max()
     }
 
     /// A leader, an answer for every client, a fresh write through everybody, equal logs.
@@ -77,6 +90,48 @@ impl<W: Workload> World<W> {
             self.run_until(self.now + 50_000);
         }
         panic!("L2: no write goes through\n{}", self.picture());
+    }
+
+    /// Something stays out of order: a member hears nothing and speaks all the same, or does not hear the leader alone. The
+    /// others serve, and once they do, no term changes.
+    fn disturb(&mut self) {
+        self.draw_for(Kind::Consequence(0));
+        let Some(leader) = self.leader() else { return };
+        let others: Vec<usize> =
+            (0..self.machines.len()).filter(|other| *other != leader).collect();
+        let other = others[pick(&mut self.faults, others.len())];
+        let (deaf, unheard) = match self.faults.below(3) {
+            0 => (leader, others),
+            1 => (other, (0..self.machines.len()).filter(|machine| *machine != other).collect()),
+            _ => (other, vec![leader]),
+        };
+        let term = self.oracle.term();
+        for from in unheard {
+            self.wires.blocked.insert((from, deaf));
+        }
+        if let Some(tape) = &mut self.tape {
+            tape.links(self.now, &self.wires.blocked);
+        }
+        self.marks.hit("a disturber stays");
+        if deaf != leader {
+            // As long as it lacks nothing it would be elected if anybody let it.
+            self.run_until(self.now + UNDISTURBED);
+        }
+        self.await_that(PATIENCE, "L1: no leader beside one that hears nobody", |world| {
+            world.leader().is_some_and(|leads| leads != deaf)
+        });
+        for machine in (0..self.machines.len()).filter(|machine| *machine != deaf) {
+            self.demand_write(machine);
+        }
+        let settled = if deaf == leader { self.oracle.term() } else { term };
+        self.run_until(self.now + STABLE);
+        assert!(
+            self.oracle.term() == settled,
+            "L4: n{} hears nothing, and deposes a leader\n{}",
+            deaf + 1,
+            self.picture()
+        );
+        self.unblock();
     }
 
     /// Goes on for a while, until two members disagree on who is ahead.

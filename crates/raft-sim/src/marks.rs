@@ -51,6 +51,12 @@ impl Marks {
         if !report.damaged_manifests.is_empty() {
             self.hit("recovery: a damaged manifest passed over");
         }
+        if !report.repaired.is_empty() {
+            self.hit("recovery: a damaged batch repaired from what is left");
+        }
+        if !report.superseded.is_empty() {
+            self.hit("recovery: damage below a snapshot left alone");
+        }
         if report.segments > 1 {
             self.hit("recovery: several segments");
         }

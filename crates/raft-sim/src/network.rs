@@ -30,6 +30,8 @@ pub(crate) struct Connection {
     pub(crate) stream: Stream,
     /// The processes at both ends.
     pub(crate) lives: (u64, u64),
+    /// Who the called one was: its machine may be another member by the time that the caller hears of the end.
+    called: NodeId,
     /// When the last message arrives: the next one comes later.
     pub(crate) last_arrival: u64,
     /// Messages that have left and not arrived.
@@ -42,6 +44,8 @@ pub(crate) struct Connection {
 #[derive(Debug, Default)]
 pub(crate) struct Wires {
     connections: BTreeMap<u64, Connection>,
+    /// The one that leads from a machine to another and carries this stream.
+    by_ends: BTreeMap<(usize, usize, Stream), u64>,
     next: u64,
     /// Links that carry nothing, from and to.
     pub(crate) blocked: BTreeSet<(usize, usize)>,
@@ -56,17 +60,22 @@ impl Wires {
         to: usize,
         stream: Stream,
         lives: (u64, u64),
+        called: NodeId,
         now: u64,
     ) -> u64 {
         self.next += 1;
+        let (last_arrival, on_the_way, dead) = (now, 0, false);
         let connection =
-            Connection { from, to, stream, lives, last_arrival: now, on_the_way: 0, dead: false };
+            Connection { from, to, stream, lives, called, last_arrival, on_the_way, dead };
         self.connections.insert(self.next, connection);
+        self.by_ends.insert((from, to, stream), self.next);
         self.next
     }
 
     pub(crate) fn close(&mut self, id: u64) -> Option<Connection> {
-        self.connections.remove(&id)
+        let closed = self.connections.remove(&id)?;
+        self.by_ends.remove(&(closed.from, closed.to, closed.stream));
+        Some(closed)
     }
 
     pub(crate) fn get_mut(&mut self, id: u64) -> Option<&mut Connection> {
@@ -75,8 +84,7 @@ impl Wires {
 
     /// The connection that carries `stream` from one machine to another.
     pub(crate) fn find(&self, from: usize, to: usize, stream: Stream) -> Option<u64> {
-        let mut all = self.connections.iter();
-        all.find(|(_, c)| c.from == from && c.to == to && c.stream == stream).map(|(id, _)| *id)
+        self.by_ends.get(&(from, to, stream)).copied()
     }
 
     /// Every connection with this machine at either end.
@@ -166,7 +174,7 @@ impl<W: Workload> World<W> {
             process.refused.remove(&address);
         }
         for stream in missing {
-            self.wires.open(from, to, stream, lives, self.now);
+            self.wires.open(from, to, stream, lives, answer.node, self.now);
             let (hello, address) = (answer.clone(), address.clone());
             self.wake(from, Input::Connected { hello, address, stream });
             if stream == Stream::Control {
@@ -356,7 +364,7 @@ impl<W: Workload> World<W> {
 
     pub(crate) fn broken(&mut self, id: u64) {
         let Some(connection) = self.wires.close(id) else { return };
-        let Connection { from, to, stream, lives, .. } = connection;
+        let Connection { from, to, stream, lives, called: node, .. } = connection;
         if !self.lives(from, lives.0) {
             return;
         }
@@ -364,7 +372,6 @@ impl<W: Workload> World<W> {
         let refused = self.machines[to].process.is_none() && !self.wires.is_blocked(from, to);
         let link = self.link(from, to);
         let hint = refused && stream == Stream::Control && self.links[link].chance(1, 2);
-        let node = self.machines[to].node();
         self.wake(from, Input::Disconnected { node, stream, hint });
     }
 }

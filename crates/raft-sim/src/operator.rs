@@ -35,6 +35,13 @@ pub(crate) struct Operator {
     pub(crate) lost: BTreeMap<NodeId, Option<AtRest>>,
 }
 
+impl Operator {
+    /// A disk is lost or damaged, and its member not replaced yet.
+    pub(crate) const fn is_busy(&self) -> bool {
+        self.doomed.is_some()
+    }
+}
+
 /// What leases are switched on with.
 fn lease() -> Lease {
     let drift_ppm = u32::try_from(DRIFT_MAX_PPM).unwrap_or(u32::MAX);
@@ -42,6 +49,7 @@ fn lease() -> Lease {
 }
 
 impl<W: Workload> World<W> {
+    /// Whether this machine's disk is the one that may be damaged.
     pub(crate) fn is_doomed(&self, machine: usize) -> bool {
         self.operator.doomed.is_some_and(|(doomed, _)| doomed == machine)
     }

@@ -195,11 +195,20 @@ impl<S: StateMachine> Machine<S> {
         };
         let mut report = None;
         let mut source = None;
-        if let DataState::Formed(formed) = &state {
-            facts.cluster = Some(formed.formed.cluster);
-            facts.epochs_seen.clone_from(&formed.peer_epochs);
-            report = Some(formed.report.clone());
-            let snapshot = &formed.recovered.snapshot;
+        let member = match &state {
+            DataState::Formed(it) => {
+                report = Some(it.report.clone());
+                Some((&it.formed, &it.peer_epochs, &it.recovered.snapshot))
+            }
+            DataState::Damaged(it) => {
+                report = Some(RecoveryReport::default());
+                Some((&it.formed, &it.peer_epochs, &it.snapshot))
+            }
+            DataState::Empty { .. } => None,
+        };
+        if let Some((formed, epochs, snapshot)) = member {
+            facts.cluster = Some(formed.cluster);
+            facts.epochs_seen.clone_from(epochs);
             if snapshot.last_included.index.0 > 0 {
                 let found = store
                     .source(snapshot.last_included)
@@ -251,6 +260,16 @@ impl<S: StateMachine> Machine<S> {
         disk.crash(crate::disk::Crash::Power(seed));
         let options = Self::log_options(profile);
         Log::open(disk, Path::new(DIR), options, self.fresh).map_err(|error| error.to_string())
+    }
+
+    /// The limits of its log.
+    pub(crate) fn options(&self, profile: &Profile) -> LogOptions {
+        Self::log_options(profile)
+    }
+
+    /// The identity of its present disk's directory.
+    pub(crate) const fn identity(&self) -> Identity {
+        self.fresh
     }
 
     /// Who it is, with its present disk.

@@ -98,6 +98,8 @@ pub struct Profile {
     pub power_follows: bool,
     /// Bits of a disk rot.
     pub rot: u64,
+    /// Bits of the logs of several members rot while all of them are down.
+    pub rot_entries: u64,
     /// A power loss tears whole pages, not only the sectors that are being written.
     pub page_tears: bool,
     /// A clock stops for a while, or jumps.
@@ -114,6 +116,9 @@ pub struct Profile {
     pub transfer: u64,
     /// When the faults end, only a quorum is there for a while: it must do.
     pub only_a_quorum: bool,
+    /// When the faults end, one link or one member's ears stay out of order for a while: the others must do, and stay as
+    /// they are.
+    pub disturbed: bool,
     /// Lease reads are switched on (and off) by whoever changes the membership.
     pub lease: bool,
     /// Entries of one message.
@@ -142,8 +147,19 @@ pub struct Profile {
     pub sticky: bool,
     /// How long a client waits before it gives up and asks for something else.
     pub patience: u64,
-    /// The clients of the store are those of a bank.
-    pub bank: bool,
+    /// Who the clients are, and of what.
+    pub load: Load,
+}
+
+/// The workloads that seeds draw.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Load {
+    /// A few keys of the store, judged by a model.
+    Keys,
+    /// A bank in the store, judged without one.
+    Bank,
+    /// A counter in sessions: commands that are tried again are applied once.
+    Sessions,
 }
 
 impl Profile {
@@ -153,7 +169,7 @@ impl Profile {
     }
 
     fn draw(rng: &mut Rng, options: &Options) -> Self {
-        let (mut more, mut third) = (rng.split(7), rng.split(8));
+        let (mut more, mut third, mut fourth) = (rng.split(7), rng.split(8), rng.split(9));
         let mut rate = |max: u64| if rng.chance(1, 2) { 1 + rng.below(max) } else { 0 };
         let (loss, duplication, reordering) = (rate(50), rate(50), rate(100));
         let (reset, disk_stall, pause) = (rate(5), rate(5), rate(10));
@@ -196,11 +212,13 @@ impl Profile {
         // Every checkpoint writes the last segment anew, and looks through the files of all others.
         let store_segment_bytes = if often { 4096 } else { store_segment_bytes };
         let quiet = change == 0 && wipe + rot == 0 && !page_tears;
+        let only_a_quorum = quiet && members > 2 && third.chance(2, 3);
         let mut profile = Self {
             members,
             very_late: if third.chance(1, 3) { 200 } else { 0 },
             power_follows: third.chance(1, 2),
-            only_a_quorum: quiet && members > 2 && third.chance(2, 3),
+            only_a_quorum,
+            disturbed: quiet && members > 2 && !only_a_quorum,
             append_entries: [4096, 4096, 1, 3][pick(&mut third, 4)],
             append_bytes: [1 << 20, 1 << 20, 100][pick(&mut third, 3)],
             inflight_messages: [256, 256, 1, 3][pick(&mut third, 4)],
@@ -227,6 +245,7 @@ impl Profile {
             full,
             wipe,
             rot,
+            rot_entries: 0,
             page_tears,
             clock,
             drift_ppm: [1_000, 10_000, DRIFT_MAX_PPM][pick(&mut more, 3)],
@@ -242,8 +261,19 @@ impl Profile {
             keys: [1, 4, 50][pick(rng, 3)],
             value_bytes: [8, 100, 4000][pick(rng, 3)],
             think_max: [1_000, 20_000, 100_000][pick(rng, 3)],
-            bank: rng.chance(1, 3),
+            load: match rng.chance(1, 3) {
+                true => Load::Bank,
+                false if fourth.chance(1, 5) => Load::Sessions,
+                false => Load::Keys,
+            },
         };
+        // Drawn last, so that nothing else is drawn otherwise.
+        let mut fourth = rng.split(9);
+        if profile.members > 2 && !profile.shrink && fourth.chance(1, 3) {
+            profile.rot_entries = 1 + fourth.below(8);
+            // Whoever has to be replaced in the end cannot spare another one meanwhile.
+            profile.disturbed = false;
+        }
         profile.bound_checkpoints();
         if let Some(rate) = options.rate {
             // One client, who pauses for half of this on average.

@@ -9,7 +9,7 @@ use raft_core::{ApplyContext, EntryId, Index, NodeId, Rng, StateMachine};
 use crate::workload::{Ask, Call, Workload};
 
 /// What a client asks.
-type Draw<S> = Box<dyn FnMut(&mut Rng) -> Ask<S>>;
+pub(crate) type Draw<S> = Box<dyn FnMut(&mut Rng) -> Ask<S>>;
 /// What must hold of a state.
 type Check<S> = Box<dyn Fn(&S)>;
 
@@ -19,6 +19,49 @@ struct Reading<S: StateMachine> {
     query: S::Query,
     /// The answers of all states since it was asked.
     answers: Vec<S::Answer>,
+}
+
+/// The last linearizable question of each client.
+pub(crate) struct Readings<S: StateMachine>(BTreeMap<usize, Reading<S>>);
+
+impl<S: StateMachine> Default for Readings<S> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<S> Readings<S>
+where
+    S: StateMachine<Answer: PartialEq + Debug, Query: Clone + Debug>,
+{
+    /// A client asks, and this is the state.
+    pub(crate) fn ask(&mut self, call: &Call, query: S::Query, state: &S) {
+        let answers = vec![state.query(query.clone())];
+        self.0.insert(call.client, Reading { number: call.number, query, answers });
+    }
+
+    /// This is the state now.
+    pub(crate) fn changed(&mut self, state: &S) {
+        for Reading { query, answers, .. } in self.0.values_mut() {
+            let answer = state.query(query.clone());
+            if answers.last() != Some(&answer) {
+                answers.push(answer);
+            }
+        }
+    }
+
+    /// The client is told this (I13).
+    pub(crate) fn judge(&mut self, call: &Call, answer: &S::Answer) {
+        let reading = self.0.remove(&call.client);
+        let Some(Reading { query, answers, .. }) = reading.filter(|r| r.number == call.number)
+        else {
+            panic!("{call:?} was never asked, and is answered {answer:?}");
+        };
+        assert!(
+            answers.contains(answer),
+            "I13: {query:?} is answered {answer:?}; since it was asked, it would have been one of {answers:?}"
+        );
+    }
 }
 
 /// Clients that ask for what a closure draws, of a state machine of which one more instance is kept as the reference. It
@@ -34,8 +77,7 @@ pub struct Reference<S: StateMachine> {
     state: S,
     /// What clients must be told of their committed commands.
     expected: BTreeMap<u64, S::Response>,
-    /// The last question of each client.
-    reading: BTreeMap<usize, Reading<S>>,
+    readings: Readings<S>,
 }
 
 impl<S: StateMachine> Debug for Reference<S> {
@@ -57,7 +99,7 @@ impl<S: StateMachine> Reference<S> {
             draw: Box::new(draw),
             always: Vec::new(),
             expected: BTreeMap::new(),
-            reading: BTreeMap::new(),
+            readings: Readings::default(),
         }
     }
 
@@ -86,9 +128,7 @@ where
     fn ask(&mut self, call: &Call, rng: &mut Rng) -> Ask<S> {
         let ask = (self.draw)(rng);
         if let Ask::Query(query) = &ask {
-            let answers = vec![self.state.query(query.clone())];
-            let reading = Reading { number: call.number, query: query.clone(), answers };
-            self.reading.insert(call.client, reading);
+            self.readings.ask(call, query.clone(), &self.state);
         }
         ask
     }
@@ -98,12 +138,7 @@ where
         self.state.flush();
         self.expected.insert(call.number, response);
         self.always.iter().for_each(|check| check(&self.state));
-        for Reading { query, answers, .. } in self.reading.values_mut() {
-            let answer = self.state.query(query.clone());
-            if answers.last() != Some(&answer) {
-                answers.push(answer);
-            }
-        }
+        self.readings.changed(&self.state);
     }
 
     fn responded(&mut self, call: &Call, _: u64, response: S::Response) {
@@ -115,15 +150,7 @@ where
     }
 
     fn answered(&mut self, call: &Call, _: u64, answer: S::Answer) -> Index {
-        let reading = self.reading.remove(&call.client);
-        let Some(Reading { query, answers, .. }) = reading.filter(|r| r.number == call.number)
-        else {
-            panic!("{call:?} was never asked, and is answered {answer:?}");
-        };
-        assert!(
-            answers.contains(&answer),
-            "I13: {query:?} is answered {answer:?}; since it was asked, it would have been one of {answers:?}"
-        );
+        self.readings.judge(call, &answer);
         Index::ZERO
     }
 

@@ -23,7 +23,8 @@ pub struct Shrunk {
 }
 
 /// Leaves faults out of a failing run for as long as it fails in the same way, for at most about `limit` of real time.
-/// `again` runs a seed: [`run`](crate::run()), or [`run_with`](crate::run_with) of whatever failed.
+/// `again` runs a seed: [`run`](crate::run()), or [`run_with`](crate::run_with) of whatever failed. What does not shrink
+/// ([`Failure::shrinks`]) is returned as it is.
 pub fn shrink(
     failure: &Failure,
     limit: Duration,
@@ -40,6 +41,9 @@ pub fn shrink(
     };
     let before = failure.faults.len();
     let mut best = Box::new(failure.clone());
+    if !failure.shrinks() {
+        return Shrunk { failure: best, before, runs: 0, minimal: false };
+    }
     let mut kept: Vec<u64> = failure.faults.iter().map(|fault| fault.number).collect();
     best.options.only = Some(kept.iter().copied().collect());
     let mut parts = 1;
@@ -97,5 +101,29 @@ impl<R: Fn(u64, &Options) -> Result<Report, Box<Failure>>> Search<R> {
         let options = Options { only: Some(only), ..self.options.clone() };
         let failure = (self.again)(self.seed, &options).err()?;
         (failure.rule() == self.rule).then_some(failure)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::Profile;
+
+    #[test]
+    fn two_runs_that_differ_are_not_made_small() {
+        let options = Options::default();
+        let failure = Failure {
+            seed: 3,
+            what: "I20: the seed is not deterministic".to_owned(),
+            faults: Vec::new(),
+            profile: Profile::of(3, &options),
+            options,
+            report: Report::default(),
+            again: String::new(),
+        };
+        let shrunk =
+            shrink(&failure, Duration::from_secs(60), |_, _| panic!("one run shows nothing"));
+        assert_eq!((shrunk.runs, shrunk.minimal), (0, false));
+        assert_eq!(shrunk.failure.arguments(), "--seed 3");
     }
 }

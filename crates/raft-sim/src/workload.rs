@@ -6,7 +6,7 @@
 //! and that everybody is answered in the end (docs/testing.md). Most state machines need no workload of their own: see
 //! [`Reference`](crate::Reference).
 
-use raft_core::{EntryId, Index, NodeId, Rng, StateMachine};
+use raft_core::{EntryId, Index, NodeId, Rng, Session, StateMachine};
 
 use crate::marks::Marks;
 
@@ -18,6 +18,8 @@ const DRAWS_MAX: u32 = 10_000;
 pub enum Ask<S: StateMachine> {
     /// Proposes this command.
     Command(S::Command),
+    /// Proposes this command in a client's session: asked again with the same numbers, it is the same command.
+    InSession(S::Command, Session),
     /// Asks this question, linearizably: with everything that was answered to anybody before.
     Query(S::Query),
     /// Asks this question of one member as it is: the answer may be as old as that member is behind.

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use raft::apply::{ApplyCompletion, ApplyRequest};
-use raft::error::NodeError;
+use raft::error::{DataError, NodeError};
 use raft::log::LogCompletion;
 use raft::log::snapshot::SnapshotRequest;
 use raft::message::PeerMessage;
+use raft::node::Phase;
 use raft::node::driver::{Configurations, Input, Outputs, SnapshotJob, run_snapshot_job};
-use raft_core::{NodeId, Raft, Rng};
+use raft_core::{Index, NodeId, Raft, Rng};
 
 use crate::check::Oracle;
 use crate::client::Client;
@@ -465,9 +466,14 @@ impl<W: Workload> World<W> {
         let mut inputs: Vec<_> = process.unheard.take().into_iter().collect();
         inputs.append(&mut process.inbox);
         let mut sent = Sent::default();
+        let repairing = matches!(process.driver.phase(), Phase::Repairing(_));
         let out = process.driver.turn(now, inputs, &mut sent);
         process.deadline = out.deadline;
         process.waits_for_apply = out.waits_for_apply;
+        if let (true, Some(raft)) = (repairing, self.raft(machine)) {
+            self.oracle.started(raft);
+            self.marks.hit("a damaged member was repaired by others");
+        }
         let epoch = out.epoch;
         self.carry_out(machine, out);
         for (to, stream, message) in sent.0 {
@@ -556,6 +562,33 @@ impl<W: Workload> World<W> {
                 self.crash_by_itself(machine);
             }
             Err(NodeError::Removed) => self.removed(machine),
+            // Nobody has what is damaged: it is replaced.
+            Err(NodeError::Data(DataError::Damaged { .. } | DataError::Amnesic { .. }))
+                if self.is_doomed(machine) =>
+            {
+                self.marks.hit("ended: damage that nobody can repair");
+                self.crash(machine, Crash::Process, u64::MAX);
+                self.operator.refuses = true;
+            }
+            // What begins a log anew has to be written.
+            Err(NodeError::Data(DataError::Io { .. }))
+                if self.is_full(machine) && self.profile.rot_entries > 0 =>
+            {
+                self.marks.hit("ended: no space to begin the log anew");
+                self.crash_by_itself(machine);
+            }
+            // The others have it in a snapshot only by now: it is replaced, once no other one is.
+            Err(NodeError::Data(DataError::Damaged { .. })) if self.profile.rot_entries > 0 => {
+                self.marks.hit("ended: the others have gone on without what is damaged");
+                if self.may_doom(machine) {
+                    self.doom(machine);
+                    self.crash(machine, Crash::Process, u64::MAX);
+                    self.operator.refuses = true;
+                } else {
+                    let down = 200_000 + self.faults.below(300_000);
+                    self.crash(machine, Crash::Process, down);
+                }
+            }
             Err(error) => panic!("n{} ended: {error}", machine + 1),
             Ok(()) => panic!("n{} ended though nobody asked it to", machine + 1),
         }
@@ -647,12 +680,12 @@ impl<W: Workload> World<W> {
 
     fn work_apply(&mut self, machine: usize) {
         let life = self.machines[machine].life;
-        let look = self.paces[machine].chance(1, 40);
         let Some(process) = self.process(machine) else { return };
         let requests = std::mem::take(&mut process.apply_queue);
         process.apply_busy = false;
         let completions = process.apply.handle(requests);
-        let state = look.then(|| (process.apply.applied(), process.digest()));
+        let applied = process.apply.applied();
+        let state = is_compared(applied).then(|| (applied, process.digest()));
         for completion in completions {
             self.wake(machine, Input::Apply(completion));
         }
@@ -774,6 +807,12 @@ impl<W: Workload> World<W> {
     pub(crate) fn any_machine(&mut self) -> usize {
         pick(&mut self.faults, self.machines.len())
     }
+}
+
+/// Whether the states of all members after this entry are compared (I19). All look at the same ones, and the more seldom
+/// the longer the log is: a look costs what the whole state does.
+fn is_compared(applied: Index) -> bool {
+    applied.0.is_multiple_of(32.max(applied.0.next_power_of_two() / 32))
 }
 
 /// How it stops, in a few words.

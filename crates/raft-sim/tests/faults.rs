@@ -1,6 +1,7 @@
 //! Faults that can be left out one by one, and the picture of a run.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use raft_sim::{FaultClass, Options, faults_of, picture, run};
 
@@ -33,6 +34,20 @@ fn without_faults_nothing_fails() {
     for options in [only([]), Options { faults: Some(BTreeSet::new()), ..Options::default() }] {
         let report = run(SEED, &options).unwrap_or_else(|failure| panic!("{failure}"));
         assert_eq!((report.crashes, report.faults), (0, 0));
+    }
+}
+
+#[test]
+fn nobody_dies_where_no_faults_are_wanted() {
+    // Some of these seeds would end with no more than a quorum of the members.
+    let options = Options {
+        faults: Some(BTreeSet::new()),
+        faulty: Duration::from_millis(500),
+        ..Options::default()
+    };
+    for seed in 0..12 {
+        let report = run(seed, &options).unwrap_or_else(|failure| panic!("{failure}"));
+        assert_eq!((report.crashes, report.faults), (0, 0), "seed {seed}");
     }
 }
 

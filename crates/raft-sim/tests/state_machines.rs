@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use counter::{Add, Counter};
 use raft_core::{ApplyContext, Digest, SnapshotError, SnapshotSource, StateMachine};
-use raft_sim::{Ask, Failure, Options, Reference, run_with, survive};
+use raft_sim::{Ask, ExactlyOnce, Failure, Options, Reference, run_with, survive};
 
 #[test]
 fn a_counter_is_run_through_faults() {
@@ -17,6 +17,17 @@ fn a_counter_is_run_through_faults() {
         })
     });
     assert!(report.crashes > 0 && report.acked > 100 && report.reads > 100);
+}
+
+#[test]
+fn a_counter_in_sessions_counts_each_command_once() {
+    let report = survive(0..4, |_| {
+        ExactlyOnce::new(Counter::default, |rng| match rng.below(4) {
+            0 => Ask::Query(()),
+            add => Ask::Command(Add(add)),
+        })
+    });
+    assert!(report.marks.count("session: a retry is not applied again") > 0, "{report:?}");
 }
 
 /// What a user's state machine may do wrong.

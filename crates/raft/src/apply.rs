@@ -8,7 +8,7 @@
 
 use raft_core::{
     ApplyContext, Command as _, Digest, EntryId, EntryKind, Index, SnapshotMeta, SnapshotSource,
-    StateMachine,
+    StateMachine, mutant,
 };
 use raft_core::{Entry, Membership};
 
@@ -118,12 +118,20 @@ impl<S: StateMachine> ApplyWorker<S> {
     /// Handles what waited, in order; batches of entries are made visible together.
     pub fn handle(&mut self, requests: Vec<ApplyRequest<S>>) -> Vec<ApplyCompletion<S>> {
         let mut completions = Vec::new();
-        for request in requests {
+        let mut requests = requests.into_iter().peekable();
+        while let Some(request) = requests.next() {
             if self.failed {
                 break;
             }
             match request {
                 ApplyRequest::Entries { entries, waiters } => {
+                    if mutant::is_active(31)
+                        && let Some(ApplyRequest::Picture(id)) = requests.peek()
+                    {
+                        let picture = ApplyCompletion::Picture(*id, self.machine.snapshot());
+                        completions.push(picture);
+                        requests.next();
+                    }
                     completions.push(self.apply(entries, waiters));
                 }
                 ApplyRequest::Query(query, waiter) => {

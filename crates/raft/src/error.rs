@@ -176,6 +176,9 @@ pub enum NodeError {
     },
     /// The cluster removed this node; it may not return with this data directory.
     Removed,
+    /// Something damaged was set aside while the node ran: started again, it goes on without that. The text says what, and
+    /// where it is now.
+    SetAside(String),
     /// The state machine's snapshot cannot be restored.
     Snapshot(SnapshotError),
     /// An entry that this version does not understand.
@@ -208,6 +211,7 @@ impl fmt::Display for NodeError {
                 "this node was removed from the cluster and may not return; start it with an empty data folder \
                  to join as a new member"
             ),
+            Self::SetAside(what) => write!(f, "{what}"),
             Self::Snapshot(error) => write!(f, "the snapshot cannot be restored: {error}"),
             Self::UnknownEntry(what) => write!(
                 f,

@@ -270,6 +270,9 @@ pub(super) struct Restored {
     pub(super) notices: Notices,
 }
 
+/// Less than this is read sooner than threads start.
+const PARALLEL_BYTES_MIN: u64 = 1 << 20;
+
 /// Reads a whole snapshot, its segments in parallel.
 pub(super) fn load(source: &dyn SnapshotSource) -> Result<Restored, SnapshotError> {
     let Some(last) = source.blobs().len().checked_sub(1) else {
@@ -297,7 +300,12 @@ pub(super) fn load(source: &dyn SnapshotSource) -> Result<Restored, SnapshotErro
             loaded.push(load_segment(source, position, &data)?);
         }
     };
-    let workers = std::thread::available_parallelism().map_or(1, NonZero::get).min(segments);
+    let bytes: u64 = source.blobs().iter().take(segments).map(|blob| blob.len).sum();
+    let workers = if bytes < PARALLEL_BYTES_MIN {
+        1
+    } else {
+        std::thread::available_parallelism().map_or(1, NonZero::get).min(segments)
+    };
     let loaded = std::thread::scope(|scope| {
         // This thread is one of the workers.
         let others: Vec<_> = (1..workers).map(|_| scope.spawn(worker)).collect();

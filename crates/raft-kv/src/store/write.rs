@@ -182,6 +182,11 @@ impl<'a> Writes<'a> {
             found.push(version.clone());
             std::ops::ControlFlow::Continue(())
         });
+        #[cfg(mutants)]
+        if raft_core::mutant::is_active(32) {
+            let order = std::hash::RandomState::new();
+            found.sort_by_key(|version| std::hash::BuildHasher::hash_one(&order, &version.key));
+        }
         for version in &found {
             self.bury(version);
         }

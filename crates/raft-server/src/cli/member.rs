@@ -1,6 +1,7 @@
 //! One member, however it was configured: from its plan to its end.
 
 use std::io;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -214,9 +215,15 @@ impl Plan {
         } else {
             builder.join(self.join.iter().cloned())
         };
-        builder.start().await.map_err(|error| Refusal {
-            exit: Exit::of_node(&error),
-            text: format!("rusty-raft: {} cannot start\n\n  {error}", self.label),
+        builder.start().await.map_err(|error| {
+            if matches!(error, NodeError::SetAside(_)) {
+                tracing::error!("{}: {error}", self.label);
+                begin_anew();
+            }
+            Refusal {
+                exit: Exit::of_node(&error),
+                text: format!("rusty-raft: {} cannot start\n\n  {error}", self.label),
+            }
         })
     }
 }
@@ -327,9 +334,32 @@ fn ended_by_itself(ended: Result<(), Arc<NodeError>>) -> Exit {
         Ok(()) => Exit::Success,
         Err(error) => {
             tracing::error!("this member stops: {error}");
+            if matches!(*error, NodeError::SetAside(_)) {
+                begin_anew();
+            }
             Exit::of_node(&error)
         }
     }
+}
+
+/// Counts, for its successors, how often a process has begun anew.
+const BEGUN_ANEW: &str = "RUSTY_RAFT_BEGUN_ANEW";
+/// Something may be set aside so often before a person is to look at the disk: every checkpoint and the folder.
+const BEGIN_ANEW_MAX: u32 = 8;
+
+/// Something damaged was set aside: the same process begins again without it. Returns when that cannot be.
+fn begin_anew() {
+    let times = std::env::var(BEGUN_ANEW).ok().and_then(|times| times.parse().ok()).unwrap_or(0u32);
+    if times >= BEGIN_ANEW_MAX {
+        return tracing::error!("damage was set aside {times} times: look at the disk");
+    }
+    let Ok(program) = std::env::current_exe() else { return };
+    tracing::warn!("begins anew without what was damaged");
+    let error = std::process::Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .env(BEGUN_ANEW, (times + 1).to_string())
+        .exec();
+    tracing::error!("cannot begin anew: {error}");
 }
 
 /// Returns when standard input is at its end.

@@ -46,6 +46,7 @@ const fn effect(effect: Effect) -> &'static str {
     match effect {
         Effect::Unused => "unused",
         Effect::Covered => "covered",
+        Effect::Fetched => "fetched",
         Effect::Needed => "needed",
     }
 }
@@ -58,6 +59,7 @@ pub(super) fn line(damage: &Damage) -> String {
     let consequence = match effect {
         Effect::Unused => "nothing is lost",
         Effect::Covered => "covered by another copy",
+        Effect::Fetched => "fetched from another member",
         Effect::Needed => "needed at a start",
     };
     format!("{path} at byte {offset}{reach}: {problem} ({consequence})")
@@ -74,6 +76,8 @@ pub(super) fn text(found: &Examination) -> String {
         "sound: every checksum holds"
     } else if found.is_unusable() {
         "damaged: this member alone cannot start from it"
+    } else if found.needs_others() {
+        "damaged: this member starts, and takes part once others have handed out what is missing"
     } else {
         "damaged: what a start needs is intact"
     };

@@ -164,6 +164,42 @@ mod tests {
         }
     }
 
+    /// Those that take a member of another version, or one that dies at just the right moment: the others are heard from
+    /// real members, in `tests/service`.
+    #[test]
+    fn what_is_hard_to_bring_about_is_said_in_etcds_words() {
+        let node = NodeId::new(7, 1);
+        for (status, code, message) in [
+            (
+                of_propose(&ProposeError::FeatureLevel { needed: 2, cluster: 1 }),
+                tonic::Code::FailedPrecondition,
+                "etcdserver: not capable",
+            ),
+            (
+                of_propose(&ProposeError::Unknown),
+                tonic::Code::Unavailable,
+                "etcdserver: request timed out, possibly due to previous leader failure",
+            ),
+            (
+                of_propose(&ProposeError::Stopped { definitely_not_applied: false }),
+                tonic::Code::Unavailable,
+                "etcdserver: request timed out, possibly due to connection lost",
+            ),
+            (
+                of_admin(&AdminError::Refused(MembershipError::AlreadyAMember(node))),
+                tonic::Code::FailedPrecondition,
+                "etcdserver: member ID already exist",
+            ),
+            (
+                of_kv(KvError::OldAuthRevision),
+                tonic::Code::InvalidArgument,
+                "etcdserver: revision of auth store is old",
+            ),
+        ] {
+            assert_eq!((status.code(), status.message()), (code, message));
+        }
+    }
+
     #[test]
     fn a_refusal_is_the_same_from_here_and_from_a_leader_elsewhere() {
         let node = NodeId::new(7, 1);

@@ -71,6 +71,7 @@ impl Maintenance for Etcd {
             Phase::Waiting(what) => problems.push(format!("waits: {what}")),
             Phase::Forming => problems.push("the cluster is forming".to_owned()),
             Phase::Confirming => problems.push("asks a quorum whether its log is whole".to_owned()),
+            Phase::Repairing(what) => problems.push(format!("waits: {what}")),
             Phase::Active | Phase::Stopping | _ => {}
         }
         if status.disk_full {

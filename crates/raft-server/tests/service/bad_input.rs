@@ -133,17 +133,23 @@ fn a_port_in_use_is_refused_before_anything_is_written() {
     let members = Members::configure(3);
     let _taken = TcpListener::bind(&members.addresses[0]).unwrap();
     let config = members.config();
-    let (code, text) = refused(members.folder.path(), &["node", config.to_str().unwrap(), "0"]);
-    assert_eq!(code, 69, "{text}");
-    assert!(text.contains(&members.addresses[0]) && text.contains("another process"), "{text}");
-
     let folder = folder();
     let port = members.addresses[0].rsplit(':').next().unwrap();
     let text = CLUSTER.replace("heartbeat", &format!("port_range_start: {port}, heartbeat"));
     fs::write(folder.path().join("cluster_config.ron"), text).unwrap();
-    let (code, text) = refused(folder.path(), &["cluster", "cluster_config.ron", "3"]);
-    assert_eq!(code, 69, "{text}");
-    assert!(text.contains("port_range_start"), "{text}");
+    // Both try for two seconds.
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let node = ["node", config.to_str().unwrap(), "0"];
+            let (code, text) = refused(members.folder.path(), &node);
+            assert_eq!(code, 69, "{text}");
+            let address = &members.addresses[0];
+            assert!(text.contains(address) && text.contains("another process"), "{text}");
+        });
+        let (code, text) = refused(folder.path(), &["cluster", "cluster_config.ron", "3"]);
+        assert_eq!(code, 69, "{text}");
+        assert!(text.contains("port_range_start"), "{text}");
+    });
 }
 
 #[test]

@@ -201,10 +201,11 @@ async fn without_a_quorum_nothing_is_answered_and_stale_reads_still_are() {
     let stale = RangeRequest { key: "k".into(), serializable: true, ..RangeRequest::default() };
     let answer = kv(&members.addresses[left]).range(stale).await.unwrap().into_inner();
     assert_eq!(answer.kvs[0].value, "v");
-    let refused = put(&members.addresses[left], "k", "lost").await.unwrap_err();
-    assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
-    let refused = get(&members.addresses[left], "k").await.unwrap_err();
-    assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    let address = &members.addresses[left];
+    let (put_lost, got) = tokio::join!(put(address, "k", "lost"), get(address, "k"));
+    for refused in [put_lost.unwrap_err(), got.unwrap_err()] {
+        assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    }
 
     members.start_one(leader);
     members.leader().await;

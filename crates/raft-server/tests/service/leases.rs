@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use raft_kv::proto::etcdserverpb::{
     LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest,
     LeaseRevokeRequest, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, PutRequest,
+    WatchCreateRequest,
 };
 use raft_server::proto::etcdserverpb::lease_client::LeaseClient;
 use rustix::process::Signal;
@@ -15,9 +16,12 @@ use tonic::{Code, Streaming};
 
 use crate::kv::assert_refused;
 use crate::support::{Members, channel_to, get, kv, put, range};
+use crate::watches::Watch;
 
 /// The longest election timeout of the members here.
 const ELECTION_TIMEOUT: Duration = Duration::from_millis(500);
+/// How far apart keep-alives come: often, but not so that the members do nothing else.
+const CADENCE: Duration = Duration::from_millis(100);
 
 fn lease(address: &str) -> LeaseClient<Channel> {
     LeaseClient::new(channel_to(address))
@@ -41,6 +45,17 @@ async fn put_with(address: &str, key: &str, lease: i64) {
 async fn time_to_live(address: &str, id: i64) -> LeaseTimeToLiveResponse {
     let request = LeaseTimeToLiveRequest { id, keys: true };
     lease(address).lease_time_to_live(request).await.unwrap().into_inner()
+}
+
+/// Hears every change from `key` up to `end` since `revision`.
+async fn watch(address: &str, key: &str, end: &str, revision: i64) -> Watch {
+    let mut watcher = Watch::open(address).await;
+    let (key, range_end) = (key.to_owned().into(), end.to_owned().into());
+    let start_revision = revision;
+    let request =
+        WatchCreateRequest { key, range_end, start_revision, ..WatchCreateRequest::default() };
+    watcher.create(request).await;
+    watcher
 }
 
 /// One keep-alive stream, a question at a time.
@@ -134,22 +149,21 @@ async fn a_lease_ends_in_its_time_after_the_last_keep_alive() {
     put_with(follower, "a", id).await;
     put_with(follower, "b", id).await;
 
-    // Kept alive for three times its seconds.
+    // Kept alive for twice its seconds.
+    let mut watcher = watch(follower, "a", "c", 4).await;
     let mut alive = KeepAlive::open(follower).await;
+    let mut beat = tokio::time::interval(CADENCE);
     let since = Instant::now();
     let mut acknowledged = since;
-    while since.elapsed() < Duration::from_secs(3) {
+    while since.elapsed() < Duration::from_secs(2) {
+        beat.tick().await;
         assert_eq!(alive.renew(id).await, 1);
         acknowledged = Instant::now();
     }
-    let revision = loop {
-        let found = range(follower, "a", "c").await.unwrap();
-        if found.count == 0 {
-            break found.header.unwrap().revision;
-        }
-        assert_eq!(found.count, 2, "its keys end together");
-    };
+    let ended = watcher.next().await;
     let lived = acknowledged.elapsed();
+    assert_eq!(ended.events.len(), 2, "its keys end together: {ended:?}");
+    let revision = ended.header.unwrap().revision;
     let ttl = Duration::from_secs(1);
     assert!(lived >= ttl, "ended after {lived:?}");
     // Two election timeouts, and what a busy machine adds.
@@ -168,16 +182,18 @@ async fn a_leader_that_slept_ends_no_lease_and_a_new_one_keeps_them() {
     let other = members.addresses[(sleeper + 1) % 3].clone();
 
     members.process(sleeper).signal(Signal::STOP);
+    let mut beat = tokio::time::interval(CADENCE);
     let since = Instant::now();
-    while since.elapsed() < Duration::from_secs(4) {
+    while since.elapsed() < Duration::from_secs(3) {
         // While there is no leader a stream may end; clients open another.
         let mut alive = KeepAlive::open(&other).await;
         let renewed = async {
             loop {
+                beat.tick().await;
                 alive.requests.send(LeaseKeepAliveRequest { id }).ok()?;
                 let answer = alive.answers.message().await.ok()??;
                 assert_eq!(answer.ttl, 2, "the lease lives on");
-                if since.elapsed() > Duration::from_secs(4) {
+                if since.elapsed() > Duration::from_secs(3) {
                     return Some(());
                 }
             }
@@ -188,6 +204,7 @@ async fn a_leader_that_slept_ends_no_lease_and_a_new_one_keeps_them() {
     let mut alive = KeepAlive::open(&other).await;
     let since = Instant::now();
     while since.elapsed() < Duration::from_secs(1) {
+        beat.tick().await;
         assert_eq!(alive.renew(id).await, 2);
     }
     assert_eq!(get(&other, "k").await.unwrap().as_deref(), Some("v"));
@@ -207,6 +224,8 @@ async fn leases_survive_the_death_of_every_process() {
     let found = time_to_live(&address, id).await;
     assert_eq!((found.granted_ttl, found.keys), (2, vec!["k".into()]));
     // Nobody renews it: the new leader ends it after its full time.
-    while get(&address, "k").await.unwrap().is_some() {}
+    let ended = watch(&address, "k", "", 3).await.next().await;
+    assert_eq!(ended.events.len(), 1, "{ended:?}");
+    assert_eq!(get(&address, "k").await.unwrap(), None);
     assert_eq!(time_to_live(&address, id).await.ttl, -1);
 }

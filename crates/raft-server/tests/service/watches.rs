@@ -24,13 +24,13 @@ fn client(address: &str) -> WatchClient<Channel> {
 }
 
 /// One stream.
-struct Watch {
+pub(crate) struct Watch {
     requests: mpsc::UnboundedSender<WatchRequest>,
     answers: Streaming<WatchResponse>,
 }
 
 impl Watch {
-    async fn open(address: &str) -> Self {
+    pub(crate) async fn open(address: &str) -> Self {
         Self::open_with(address, false).await.unwrap()
     }
 
@@ -48,12 +48,12 @@ impl Watch {
         self.requests.send(WatchRequest { request_union: Some(union) }).unwrap();
     }
 
-    async fn next(&mut self) -> WatchResponse {
+    pub(crate) async fn next(&mut self) -> WatchResponse {
         let answer = tokio::time::timeout(PATIENCE, self.answers.message()).await;
         answer.expect("no answer").unwrap().expect("the stream has ended")
     }
 
-    async fn create(&mut self, request: WatchCreateRequest) -> WatchResponse {
+    pub(crate) async fn create(&mut self, request: WatchCreateRequest) -> WatchResponse {
         self.ask(RequestUnion::CreateRequest(request));
         let answer = self.next().await;
         assert!(answer.created, "{answer:?}");

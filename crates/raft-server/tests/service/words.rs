@@ -158,8 +158,10 @@ async fn members_that_cannot_come_go_or_lead() {
 
     process.kill9();
     // It counts as in sync while it was heard an election timeout ago.
+    let mut beat = tokio::time::interval(Duration::from_millis(50));
     let killed = Instant::now();
     while killed.elapsed() < Duration::from_secs(1) {
+        beat.tick().await;
         put(&address, "k", "v").await.unwrap();
     }
     let promoted = cluster.member_promote(MemberPromoteRequest { id }).await;

@@ -500,6 +500,9 @@ impl Workload for Bank {
         self.memory(call.client).last = Some(call.number);
         match ask {
             Ask::Command(command) => Ask::Command(command.by(Some(self.administrator.root()))),
+            Ask::InSession(command, session) => {
+                Ask::InSession(command.by(Some(self.administrator.root())), session)
+            }
             Ask::Query(query) => Ask::Query(self.administrator.as_root(query)),
             Ask::Stale(query) => Ask::Stale(self.administrator.as_root(query)),
             Ask::Barrier => Ask::Barrier,

@@ -8,6 +8,7 @@ use raft_core::{
 #[derive(Default)]
 pub(crate) struct Counter(pub(crate) u64);
 
+#[derive(Clone)]
 pub(crate) struct Add(pub(crate) u64);
 
 impl Command for Add {

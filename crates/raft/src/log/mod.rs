@@ -20,6 +20,8 @@ mod open;
 mod options;
 mod record;
 mod recovery;
+mod repair;
+mod salvage;
 mod segment;
 pub mod snapshot;
 mod spares;
@@ -30,8 +32,8 @@ mod worker;
 
 pub use inspect::{Inspected, inspect};
 pub use options::{
-    Belongs, DataState, Formed, FormedState, Identity, LatchError, LogOptions, LogStatus, Opened,
-    RecoveryReport,
+    Belongs, DamagedState, DataState, Formed, FormedState, Identity, LatchError, LogOptions,
+    LogStatus, Missing, Opened, RecoveryReport, Supply,
 };
 pub use store::Log;
 pub use survivor::Survivor;

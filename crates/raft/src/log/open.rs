@@ -1,11 +1,14 @@
 //! Opening a data directory: look at everything, decide, and only then change something.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use raft_core::{EntryKind, HardState, Membership, Recovered, SnapshotMeta};
+use raft_core::{
+    EntryKind, HardState, Index, Membership, Persist, Recovered, SnapshotMeta, Ticket,
+};
+use tracing::warn;
 
 use super::body::{Body, Segment, origin};
 use super::files::{Files, read_file};
@@ -15,17 +18,17 @@ use super::identity::{
     newest_formation, seal_twice, unseal_either,
 };
 use super::record::{BatchWriter, SECTOR_BYTES, to_usize};
-use super::recovery::{self, Replay, Scan, Witness};
+use super::recovery::{self, Damage, Replay, Scan, Witness};
 use super::segment::{
-    FORMAT_VERSION, Room, SegmentHeader, is_spare_name, parse_segment_name, segment_name,
+    FORMAT_VERSION, Mark, Room, SegmentHeader, is_spare_name, parse_segment_name, segment_name,
 };
 use super::snapshot::{has_blobs, list_manifests};
 use super::spares::{Spare, keeps};
 use super::store::Log;
 use super::tables::{START, StartCase, decide};
 use super::{
-    Belongs, DataState, Formed, FormedState, Identity, LatchError, LogOptions, Opened,
-    RecoveryReport,
+    Belongs, DamagedState, DataState, Formed, FormedState, Identity, LatchError, LogOptions,
+    Missing, Opened, RecoveryReport,
 };
 use crate::error::DataError;
 use crate::io::{Disk, DiskFile, OpenMode};
@@ -125,46 +128,130 @@ impl<D: Disk> Log<D> {
             formation_file,
             formation: found.formation,
             body: None,
+            broken: None,
             stalled: VecDeque::new(),
             damage: std::cell::RefCell::new(None),
             lock,
         };
         let state = match recovery {
-            Some(recovery) => log.adopt(recovery, &names)?,
+            Some(recovery) => log.settle(recovery, &names, clean)?,
             None => {
                 for name in names.iter().filter(|name| parse_segment_name(name).is_some()) {
                     let path = log.files.path(name);
                     log.files.remove(&path)?;
                 }
+                log.begin_life(clean)?;
                 DataState::Empty { identity, formation: log.formation.1.clone() }
             }
-        };
-        if !clean && log.formation.0 > 0 {
-            log.write_formation()?;
-        }
-        // A start is a hard-state write: the epoch advances, the slots agree again, the clean mark goes.
-        log.write_promises(log.promises.clone(), false)?;
-        log.files.sync_dir()?;
-        let snapshots = log.files.path("snapshot");
-        if log.files.disk.exists(&snapshots).map_err(refused("look into"))? {
-            let outcome = log.files.disk.sync_dir(&snapshots);
-            log.files.guard(&snapshots, outcome)?;
-        }
-        let state = match state {
-            DataState::Formed(mut formed) => {
-                formed.epoch = log.promises.durable_epoch;
-                if let Some(body) = &mut log.body {
-                    body.seal(&mut log.files)?;
-                }
-                DataState::Formed(formed)
-            }
-            DataState::Empty { .. } => state,
         };
         Ok(Opened { log, state })
     }
 
+    /// Recovers once more, after what was missing has been written.
+    ///
+    /// # Errors
+    /// As those of [`open`](Self::open).
+    pub(super) fn reopen(&mut self) -> Result<DataState, DataError> {
+        let dir = self.files.dir.clone();
+        let names = self.files.disk.list(&dir).map_err(|source| DataError::Io {
+            path: dir,
+            action: "list",
+            source,
+        })?;
+        let found = Found::look(&self.files, &names)?;
+        let (identity, formed) = found.judge(found.case(), &self.files)?;
+        let (Some(identity), Some(formed)) = (identity, formed) else {
+            return Err(lost_segment(&self.files, 1));
+        };
+        let recovery = Recovery::read(&self.files, identity, formed, &found)?;
+        self.broken = None;
+        self.settle(recovery, &names, false)
+    }
+
+    /// Goes on with what recovery decided: a member, or one that needs payloads from others first.
+    fn settle(
+        &mut self,
+        recovery: Recovery,
+        names: &[String],
+        clean: bool,
+    ) -> Result<DataState, DataError> {
+        let newest = recovery.segments.last().map_or(0, |(header, _)| header.durable_epoch);
+        self.promises.durable_epoch = self.promises.durable_epoch.max(newest);
+        if recovery.missing.is_empty() {
+            let superseded = recovery.superseded;
+            let mut state = self.adopt(recovery, names)?;
+            self.begin_life(clean)?;
+            if superseded {
+                self.begin_after(&mut state)?;
+            }
+            if let Some(body) = &mut self.body {
+                body.seal(&mut self.files)?;
+            }
+            state.epoch = self.promises.durable_epoch;
+            return Ok(DataState::Formed(Box::new(state)));
+        }
+        // What this process says must be told from what the one before said, also now.
+        self.begin_life(clean)?;
+        let state = DamagedState {
+            identity: self.identity,
+            formed: recovery.formed.clone(),
+            memberships: recovery.memberships(),
+            epoch: self.promises.durable_epoch,
+            peer_epochs: self.promises.peer_epochs.clone(),
+            last: recovery.replay.last.id,
+            snapshot: recovery.snapshot.clone(),
+            missing: recovery.missing.clone(),
+        };
+        self.broken = Some(Box::new(recovery));
+        Ok(DataState::Damaged(Box::new(state)))
+    }
+
+    /// Begins the log anew behind the snapshot, as when a leader sends one; durable on return.
+    fn begin_after(&mut self, state: &mut FormedState) -> Result<(), DataError> {
+        let snapshot = state.recovered.snapshot.clone();
+        let at = snapshot.last_included;
+        warn!(%at, "what is damaged is included in a snapshot that reaches beyond the log: the log begins after it");
+        let mut hard_state = self.promises.hard_state;
+        if hard_state.current_term < at.term {
+            hard_state = HardState { current_term: at.term, voted_for: None };
+        }
+        let persist = Persist {
+            hard_state: Some(hard_state),
+            snapshot: Some(snapshot),
+            truncate_from: None,
+            entries: Vec::new(),
+            compact_to: None,
+            ticket: Ticket::for_copies(),
+        };
+        if self.write(vec![persist])?.is_empty() {
+            self.stalled.clear();
+            let path = self.files.dir.clone();
+            let source = ErrorKind::StorageFull.into();
+            return Err(DataError::Io { path, action: "write", source });
+        }
+        state.recovered.hard_state = hard_state;
+        Ok(())
+    }
+
+    /// Makes durable that a process has begun.
+    fn begin_life(&mut self, clean: bool) -> Result<(), DataError> {
+        if !clean && self.formation.0 > 0 {
+            self.write_formation()?;
+        }
+        // A start is a hard-state write: the epoch advances, the slots agree again, the clean mark goes.
+        self.write_promises(self.promises.clone(), false)?;
+        self.files.sync_dir()?;
+        let snapshots = self.files.path("snapshot");
+        let exists = self.files.disk.exists(&snapshots);
+        if self.files.guard(&snapshots, exists)? {
+            let outcome = self.files.disk.sync_dir(&snapshots);
+            self.files.guard(&snapshots, outcome)?;
+        }
+        Ok(())
+    }
+
     /// Repairs what recovery decided to repair and makes durable what was only read (decision 6).
-    fn adopt(&mut self, recovery: Recovery, names: &[String]) -> Result<DataState, DataError> {
+    fn adopt(&mut self, recovery: Recovery, names: &[String]) -> Result<FormedState, DataError> {
         let Recovery {
             formed,
             replay,
@@ -175,7 +262,20 @@ impl<D: Disk> Log<D> {
             snapshot,
             mut report,
             unclean,
+            damages,
+            missing: _,
+            superseded,
         } = recovery;
+        for damage in damages {
+            let at = (damage.path.clone(), damage.offset);
+            if damage.sectors.is_none() {
+                report.superseded.push(at);
+                continue;
+            }
+            warn!(path = %at.0.display(), offset = at.1, "a damaged batch of the log is repaired");
+            damage.repair(&mut self.files)?;
+            report.repaired.push(at);
+        }
         let mut open = VecDeque::new();
         for (header, path) in &segments {
             let file = self.files.open(path, OpenMode::ReadWrite)?;
@@ -209,8 +309,11 @@ impl<D: Disk> Log<D> {
             }
         }
         let newest = segments.last().map(|(header, _)| *header);
-        let durable_epoch = newest.map_or(0, |header| header.durable_epoch);
-        self.promises.durable_epoch = self.promises.durable_epoch.max(durable_epoch);
+        // What is damaged and included in a snapshot is left out, with everything before it.
+        let begins = replay.holes.last().and_then(|last| replay.mark_at(*last));
+        let begins = begins.unwrap_or(replay.compacted);
+        let beyond = Mark { id: snapshot.last_included, digest: snapshot.digest };
+        let begins = if superseded { beyond } else { begins };
         self.body = Some(Body {
             identity: self.identity,
             formed: formed.clone(),
@@ -232,11 +335,16 @@ impl<D: Disk> Log<D> {
         let recovered = Recovered {
             hard_state: self.promises.hard_state,
             snapshot,
-            log_start: replay.compacted.id,
-            log_start_digest: replay.compacted.digest,
-            entries: replay.entries.into_iter().map(|(_, entry)| entry).collect(),
+            log_start: begins.id,
+            log_start_digest: begins.digest,
+            entries: replay
+                .entries
+                .into_iter()
+                .map(|(_, entry)| entry)
+                .skip_while(|entry| entry.id.index <= begins.id.index)
+                .collect(),
         };
-        Ok(DataState::Formed(Box::new(FormedState {
+        Ok(FormedState {
             identity: self.identity,
             formed,
             recovered,
@@ -244,7 +352,7 @@ impl<D: Disk> Log<D> {
             peer_epochs: self.promises.peer_epochs.clone(),
             unclean,
             report,
-        })))
+        })
     }
 }
 
@@ -468,7 +576,7 @@ impl Found {
 
 /// Everything that recovery decided; nothing is changed yet.
 pub(super) struct Recovery {
-    formed: Formed,
+    pub(super) formed: Formed,
     pub(super) replay: Replay,
     scan: Scan,
     /// The segment that holds the last accepted batch, and where in it that stands.
@@ -479,13 +587,21 @@ pub(super) struct Recovery {
     pub(super) snapshot: SnapshotMeta,
     report: RecoveryReport,
     unclean: bool,
+    /// Damaged batches that were accepted.
+    pub(super) damages: Vec<Damage>,
+    /// Entries without payload that are needed, in the order of the log.
+    pub(super) missing: Vec<Missing>,
+    /// The snapshot reaches beyond the log and includes what is damaged: the log is to begin after it.
+    pub(super) superseded: bool,
 }
 
 impl Recovery {
     /// The configurations that are known, oldest first.
     pub(super) fn memberships(&self) -> Vec<Membership> {
+        let at = self.snapshot.last_included.index;
         let entries = self.replay.entries.iter().map(|(_, entry)| entry);
-        let later = entries.filter(|entry| entry.kind == EntryKind::Membership);
+        let later = entries.filter(|entry| entry.id.index > at);
+        let later = later.filter(|entry| entry.kind == EntryKind::Membership);
         let later = later.filter_map(|entry| Membership::decode(&entry.payload));
         let snapshot = self.snapshot.membership.clone();
         std::iter::once(snapshot).chain(later.map(|(membership, _)| membership)).collect()
@@ -510,6 +626,7 @@ impl Recovery {
         let mut log: Option<(Replay, Scan)> = None;
         let mut next: Option<Vec<u8>> = None;
         let mut tail = None;
+        let mut damages = Vec::new();
         for (nth, id) in found.segments.iter().copied().enumerate() {
             let path = files.path(&segment_name(id));
             let image = match next.take() {
@@ -543,7 +660,8 @@ impl Recovery {
             let epoch = found.promises.sync_epoch;
             let later_segment = later;
             let witness = Witness { epoch, later_segment, oldest, base: &base };
-            let scan = recovery::scan(&path, &image, &header, &mut replay, &witness)?;
+            let mut scan = recovery::scan(&path, &image, &header, &mut replay, &witness)?;
+            damages.append(&mut scan.damages);
             if let Some(ranges) = scan.last_batch {
                 // Often, but right after a roll not, in the last segment.
                 tail = Some((segments.len(), ranges));
@@ -600,8 +718,80 @@ impl Recovery {
             && scan.dropped.is_none()
             && unused.is_empty();
         let unclean = !clean;
-        Ok(Self { formed, replay, scan, tail, segments, unused, snapshot, report, unclean })
+        let mut missing = missing(files, &replay, &damages, snapshot.last_included.index);
+        // What a snapshot holds was committed: whatever this log held up to there, and is not in it, never was.
+        let beyond = manifests.intact.iter().rev().find(|(meta, blobs)| {
+            meta.last_included.index > replay.last.id.index
+                && has_blobs(&files.disk, &files.dir, blobs)
+        });
+        let superseded = !missing.is_empty() && beyond.is_some();
+        let snapshot = match beyond {
+            Some((meta, _)) if superseded => {
+                missing.clear();
+                meta.clone()
+            }
+            Some(_) | None => snapshot,
+        };
+        let recovery = Self {
+            formed,
+            replay,
+            scan,
+            tail,
+            segments,
+            unused,
+            snapshot,
+            report,
+            unclean,
+            damages,
+            missing,
+            superseded,
+        };
+        recovery.check_helpers(identity)?;
+        Ok(recovery)
     }
+
+    /// What is damaged can be fetched only from others.
+    fn check_helpers(&self, identity: Identity) -> Result<(), DataError> {
+        let Some(first) = self.missing.first() else { return Ok(()) };
+        let memberships = self.memberships();
+        let mut members = memberships.iter().flat_map(Membership::members);
+        if members.any(|(node, _)| node != identity.node()) {
+            return Ok(());
+        }
+        Err(DataError::Damaged {
+            path: first.path.clone(),
+            offset: Some(first.offset),
+            problem: format!("entry {} is damaged, and no other member has it", first.id),
+        })
+    }
+}
+
+/// The entries to be fetched: those that no snapshot includes, and with them what else is damaged in the same batches,
+/// which are written again as a whole or not at all.
+fn missing<D: Disk>(
+    files: &Files<D>,
+    replay: &Replay,
+    damages: &[Damage],
+    snapshot: Index,
+) -> Vec<Missing> {
+    let needed: BTreeSet<Index> =
+        replay.holes.iter().copied().filter(|index| *index > snapshot).collect();
+    let open = damages.iter().filter(|damage| {
+        damage.holes().any(|piece| {
+            let mark = replay.mark_at(piece.header.id.index);
+            needed.contains(&piece.header.id.index)
+                && mark.is_some_and(|mark| mark.id == piece.header.id)
+        })
+    });
+    let missing = open.flat_map(|damage| {
+        damage.holes().map(|piece| Missing {
+            id: piece.header.id,
+            digest: piece.header.digest,
+            path: files.path(&segment_name(damage.salvage.segment)),
+            offset: piece.offset,
+        })
+    });
+    missing.collect()
 }
 
 fn lost_segment<D: Disk>(files: &Files<D>, segment: u32) -> DataError {
@@ -616,7 +806,11 @@ fn lost_segment<D: Disk>(files: &Files<D>, segment: u32) -> DataError {
 /// A configuration that does not decode would change who votes.
 fn check_memberships<D: Disk>(files: &Files<D>, replay: &Replay) -> Result<(), DataError> {
     for (position, entry) in &replay.entries {
-        if entry.kind == EntryKind::Membership && Membership::decode(&entry.payload).is_none() {
+        let known = !replay.holes.contains(&entry.id.index);
+        if entry.kind == EntryKind::Membership
+            && known
+            && Membership::decode(&entry.payload).is_none()
+        {
             return Err(DataError::Damaged {
                 path: files.path(&segment_name(position.segment)),
                 offset: Some(position.offset),

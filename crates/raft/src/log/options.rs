@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use raft_core::{
-    ClusterId, EntryId, GroupId, HardState, Incarnation, LogIdentity, MemberId, Membership, NodeId,
-    Recovered,
+    ClusterId, Digest, Entry, EntryId, GroupId, HardState, Incarnation, LogIdentity, MemberId,
+    Membership, NodeId, Recovered, SnapshotMeta,
 };
 
 use crate::error::NodeError;
@@ -108,6 +108,56 @@ pub enum DataState {
     },
     /// A member of a cluster.
     Formed(Box<FormedState>),
+    /// A member of a cluster whose log is known entry by entry, and some of whose payloads are damaged: it takes part
+    /// again once they were fetched from others ([`Log::fill`](super::Log::fill)). Until then nothing may be promised.
+    Damaged(Box<DamagedState>),
+}
+
+/// An entry of which term and digest are known, and whose payload is damaged.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Missing {
+    /// Where in the log.
+    pub id: EntryId,
+    /// The digest of the log up to and including it: whoever has an entry with it has this one.
+    pub digest: Digest,
+    /// The file.
+    pub path: PathBuf,
+    /// Where in it its record begins, in bytes.
+    pub offset: u64,
+}
+
+/// What recovery found in a damaged directory. Nothing was changed but the durable epoch.
+#[derive(Clone, Debug)]
+pub struct DamagedState {
+    /// Who it is.
+    pub identity: Identity,
+    /// Its cluster.
+    pub formed: Formed,
+    /// The configurations that are known, the newest last; never empty.
+    pub memberships: Vec<Membership>,
+    /// The durable epoch (decision 10), already advanced for this start.
+    pub epoch: u64,
+    /// The highest durable epoch seen of every peer.
+    pub peer_epochs: BTreeMap<NodeId, u64>,
+    /// Where the log ends.
+    pub last: EntryId,
+    /// The newest usable snapshot.
+    pub snapshot: SnapshotMeta,
+    /// What is needed, in the order of the log; never empty.
+    pub missing: Vec<Missing>,
+}
+
+/// What a log has of an entry that a peer asks for by index, term and digest.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Supply {
+    /// The entry, every byte checked.
+    Have(Entry),
+    /// It was here, and is damaged here, too.
+    Damaged,
+    /// It is included in a snapshot, and may be gone.
+    Compacted,
+    /// It never was here, or was replaced by another one.
+    NeverHad,
 }
 
 /// What recovery found; all of it is durable.
@@ -142,6 +192,10 @@ pub struct RecoveryReport {
     pub rewritten_bytes: u64,
     /// Snapshot manifests that were damaged and passed over.
     pub damaged_manifests: Vec<PathBuf>,
+    /// Damage that was repaired from what is known here: files and offsets of the first bad byte.
+    pub repaired: Vec<(PathBuf, u64)>,
+    /// Damage to entries that a snapshot includes, so that they are not needed here.
+    pub superseded: Vec<(PathBuf, u64)>,
 }
 
 /// The first failed write or sync. The log refuses everything from then on: nothing that was not synced

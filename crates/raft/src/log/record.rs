@@ -18,6 +18,10 @@ const BATCH_HEADER_BYTES: usize = 64;
 pub(super) const RECORD_HEADER_BYTES: usize = 60;
 /// Bytes of an identifier; eight fill a sector.
 const IDENTIFIER_BYTES: usize = 62;
+/// Identifiers of a full sector.
+pub(super) const IDENTIFIERS_PER_SECTOR: usize = SECTOR_DATA_BYTES / IDENTIFIER_BYTES;
+/// Where in a batch's content its first record begins.
+pub(super) const FIRST_RECORD: usize = BATCH_HEADER_BYTES;
 const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"RBAT");
 /// Version of batch, record and identifier.
 const VERSION: u8 = 1;
@@ -338,6 +342,16 @@ impl BatchHeader {
         (input.get_u32_le() == checksum).then_some(header)
     }
 
+    /// How many records it has.
+    pub(super) fn records(&self) -> usize {
+        to_usize(u64::from(self.records))
+    }
+
+    /// Bytes of its content, header included.
+    pub(super) fn content_bytes(&self) -> usize {
+        to_usize(u64::from(self.bytes))
+    }
+
     /// Bytes of the batch in the record region.
     pub(super) fn record_bytes(&self) -> u64 {
         to_u64(sectors_of(to_usize(u64::from(self.bytes))) * SECTOR_BYTES)
@@ -359,7 +373,7 @@ pub(super) fn content(sectors: &[u8]) -> Vec<u8> {
 }
 
 /// Where in the file the byte at `position` of a batch's content stands.
-fn file_offset(batch_offset: u64, position: usize) -> u64 {
+pub(super) fn file_offset(batch_offset: u64, position: usize) -> u64 {
     let sector = position / SECTOR_DATA_BYTES * SECTOR_BYTES;
     batch_offset + to_u64(sector + position % SECTOR_DATA_BYTES)
 }
@@ -422,6 +436,28 @@ pub(super) fn decode_record(
     }
     let header = RecordHeader { kind, entry_kind, group, id, digest };
     Some((Record { header, payload, offset }, total))
+}
+
+/// Decodes the identifier in slot `nth` of a sector: the record's header, where it begins, and the length of its
+/// payload.
+pub(super) fn decode_identifier(
+    sector: &[u8],
+    nth: usize,
+    segment: u32,
+    epoch: u64,
+) -> Option<(RecordHeader, u64, u32)> {
+    let bytes = sector.get(nth * IDENTIFIER_BYTES..(nth + 1) * IDENTIFIER_BYTES)?;
+    let mut input = bytes;
+    let id = EntryId { index: Index(input.get_u64_le()), term: Term(input.get_u64_le()) };
+    let digest = Digest(input.get_u128_le());
+    let found_epoch = input.get_u64_le();
+    let (offset, len) = (input.get_u64_le(), input.get_u32_le());
+    let group = GroupId(input.get_u32_le());
+    let kind = RecordKind::from_u8(input.get_u8())?;
+    let entry_kind = input.get_u8();
+    let whole = input.get_u32_le() == record_checksum(&bytes[..58], &[], segment, offset);
+    let header = RecordHeader { kind, entry_kind, group, id, digest };
+    (whole && found_epoch == epoch).then_some((header, offset, len))
 }
 
 /// Whether the identifiers name exactly these records.

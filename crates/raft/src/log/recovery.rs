@@ -2,14 +2,16 @@
 //!
 //! Nothing here writes. The facts are gathered sector by sector and decided by [`tables`](super::tables).
 
-use std::collections::VecDeque;
-use std::path::Path;
+use std::collections::{BTreeSet, VecDeque};
+use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use raft_core::{Entry, EntryId, EntryKind, Index, LogIdentity, Membership, SnapshotMeta, mutant};
 
 use super::record::{
     self, BatchHeader, Record, RecordKind, SECTOR_BYTES, SectorState, to_u32, to_u64, to_usize,
 };
+use super::salvage::{Piece, Salvage};
 use super::segment::{
     FORMAT_VERSION, HEADER_COPY_OFFSET, HeaderProblem, Mark, Room, SegmentHeader,
 };
@@ -32,6 +34,8 @@ pub(super) struct Replay {
     log: LogIdentity,
     /// Entries after `compacted`, or after some later position when what lies between is gone.
     pub(super) entries: VecDeque<(Position, Entry)>,
+    /// Those of `entries` whose payload is damaged; it is empty there.
+    pub(super) holes: BTreeSet<Index>,
     /// Entries up to here may be gone.
     pub(super) compacted: Mark,
     /// Where the log ends.
@@ -47,11 +51,38 @@ impl Replay {
         Self {
             log: formed.log_identity(),
             entries: VecDeque::new(),
+            holes: BTreeSet::new(),
             compacted: header.compacted,
             last: header.previous,
             epoch: header.sync_epoch,
             batches: 0,
         }
+    }
+
+    /// Applies the record of a damaged batch. An entry without payload stands in the log all the same: its place in the
+    /// chain of digests is proven by the next one.
+    fn apply_piece(&mut self, segment: u32, piece: &Piece) -> Result<(), String> {
+        let Piece { header, offset, len, payload } = piece;
+        if let Some(payload) = payload.clone() {
+            return self.apply(segment, Record { header: *header, payload, offset: *offset });
+        }
+        let mark = Mark { id: header.id, digest: header.digest };
+        let kind = EntryKind::from_u8(header.entry_kind);
+        let (RecordKind::Entry, Some(kind)) = (header.kind, kind) else {
+            return Err("a record that no entry's payload could replace".to_owned());
+        };
+        if header.group != self.log.group
+            || mark.id.index != self.last.id.index.next()
+            || mark.id.term < self.last.id.term
+        {
+            return Err(format!("entry {} follows {}", mark.id, self.last.id));
+        }
+        let position = Position { segment, offset: *offset, len: *len, mark };
+        let entry = Entry { id: mark.id, kind, digest: mark.digest, payload: Bytes::new() };
+        self.entries.push_back((position, entry));
+        self.holes.insert(mark.id.index);
+        self.last = mark;
+        Ok(())
     }
 
     /// Applies a record; `Err` says what makes no sense about it.
@@ -96,6 +127,7 @@ impl Replay {
                 if self.entries.back().is_some_and(|(position, _)| position.mark != mark) {
                     return Err(format!("entry {} is not the one that is meant", mark.id));
                 }
+                self.holes.split_off(&mark.id.index.next());
                 self.last = mark;
             }
             RecordKind::Reset => {
@@ -105,6 +137,8 @@ impl Replay {
                 } else {
                     self.entries.retain(|(_, entry)| entry.id.index > mark.id.index);
                 }
+                let first = self.entries.front().map(|(_, entry)| entry.id.index);
+                self.holes.retain(|index| first.is_some_and(|first| *index >= first));
                 self.compacted = mark;
             }
             RecordKind::Compact => {
@@ -112,6 +146,7 @@ impl Replay {
                 {
                     self.entries.pop_front();
                 }
+                self.holes.retain(|index| *index > mark.id.index);
                 self.compacted = mark;
             }
             RecordKind::Seal | RecordKind::Roll => {
@@ -124,7 +159,7 @@ impl Replay {
     }
 
     /// The digest and id at `index`, if it is still known.
-    fn mark_at(&self, index: Index) -> Option<Mark> {
+    pub(super) fn mark_at(&self, index: Index) -> Option<Mark> {
         if index == self.compacted.id.index {
             return Some(self.compacted);
         }
@@ -144,6 +179,12 @@ impl Replay {
 
     /// Whether the configuration in force has one voter. `base` is the one where the log begins.
     fn has_single_voter(&self, base: &Membership) -> bool {
+        let unknown = |(_, entry): &(Position, Entry)| {
+            entry.kind == EntryKind::Membership && self.holes.contains(&entry.id.index)
+        };
+        if self.entries.iter().any(unknown) {
+            return false;
+        }
         let newest = self.entries.iter().rev().find_map(|(_, entry)| {
             let is_membership = entry.kind == EntryKind::Membership;
             is_membership.then(|| Membership::decode(&entry.payload)).flatten()
@@ -170,6 +211,22 @@ pub(super) struct Scan {
     pub(super) sealed: bool,
     /// The highest epoch seen, accepted or not.
     pub(super) epoch_seen: u64,
+    /// Batches that were accepted although they are damaged.
+    pub(super) damages: Vec<Damage>,
+}
+
+/// A damaged batch that is to be put together again.
+#[derive(Debug)]
+pub(super) struct Damage {
+    /// The segment's file.
+    pub(super) path: PathBuf,
+    /// The first bad byte.
+    pub(super) offset: u64,
+    /// The epoch of the batch before it.
+    pub(super) accepted: u64,
+    pub(super) salvage: Salvage,
+    /// What is to be written where, once every record is known.
+    pub(super) sectors: Option<Vec<(u64, Vec<u8>)>>,
 }
 
 /// What is known apart from the segment itself.
@@ -207,29 +264,70 @@ pub(super) fn scan(
         dirty: Vec::new(),
         sealed: true,
         epoch_seen: replay.epoch,
+        damages: Vec::new(),
     };
     loop {
         let survey = Survey::of(image, header.segment, scan.room, replay.epoch);
         let synced = replay.epoch < witness.epoch || witness.later_segment || survey.is_followed();
         let complete = survey.complete.is_some();
         let alone = !complete && survey.rotted && replay.has_single_voter(witness.base);
-        let facts = [survey.epoch.is_some(), complete, survey.rotted, synced, alone];
+        let salvage = (!complete && (survey.rotted || synced))
+            .then(|| Salvage::of(image, header.segment, scan.room, replay.epoch))
+            .flatten();
+        let known = salvage.is_some();
+        let facts = [survey.epoch.is_some(), complete, survey.rotted, synced, alone, known];
         let mut case = decide(TAIL, facts, TailCase::Damaged);
         if mutant::is_active(25) && case != TailCase::Complete && case != TailCase::End {
             case = TailCase::Torn;
         }
-        match (case, survey.complete) {
-            (TailCase::Complete, Some(batch)) => {
+        let (first, begin) = (replay.batches == 0 && witness.oldest, scan.room.front);
+        let misplaced = |epoch: u64, previous: u64, accepted: u64| {
+            let problem = format!("batch {epoch} follows {previous}, found {accepted}");
+            (previous != accepted && !first).then(|| damaged(begin, problem))
+        };
+        match (case, survey.complete, salvage) {
+            (TailCase::Salvaged, _, Some(salvage)) => {
+                if let Some(previous) = salvage.previous_epoch
+                    && let Some(error) = misplaced(salvage.epoch, previous, replay.epoch)
+                {
+                    return Err(error);
+                }
+                scan.sealed = salvage.pieces.iter().all(|it| it.header.kind == RecordKind::Seal);
+                for piece in &salvage.pieces {
+                    if piece.header.kind == RecordKind::Roll {
+                        scan.rolled_to = Some(header.segment.saturating_add(1));
+                    }
+                    replay
+                        .apply_piece(header.segment, piece)
+                        .map_err(|what| damaged(piece.offset, what))?;
+                }
+                let accepted = std::mem::replace(&mut replay.epoch, salvage.epoch);
+                replay.batches += 1;
+                scan.epoch_seen = scan.epoch_seen.max(salvage.epoch);
+                scan.last_batch = Some(salvage.ranges());
+                let (records, identifiers) = salvage.region_bytes;
+                scan.room = scan.room.after(records, identifiers, alignment);
+                let (path, offset) = (path.to_path_buf(), first_bad(image, &salvage));
+                let mut sectors = None;
+                if salvage.is_complete() {
+                    let found = salvage.ranges().map(|at| range(image, at));
+                    sectors = salvage.restored(found, accepted);
+                    if sectors.is_none() {
+                        let problem = "what is left of a batch contradicts itself".to_owned();
+                        return Err(damaged(offset, problem));
+                    }
+                }
+                scan.damages.push(Damage { path, offset, accepted, salvage, sectors });
+                if scan.rolled_to.is_some() {
+                    return Ok(scan);
+                }
+            }
+            (TailCase::Complete, Some(batch), _) => {
                 let records = (scan.room.front, batch.record_bytes());
                 let identifiers =
                     (scan.room.back - batch.identifier_bytes(), batch.identifier_bytes());
-                let first = replay.batches == 0 && witness.oldest;
-                if batch.previous_epoch != replay.epoch && !first {
-                    let problem = format!(
-                        "batch {} follows {}, found {}",
-                        batch.epoch, batch.previous_epoch, replay.epoch
-                    );
-                    return Err(damaged(records.0, problem));
+                if let Some(error) = misplaced(batch.epoch, batch.previous_epoch, replay.epoch) {
+                    return Err(error);
                 }
                 let decoded = record::decode_batch(
                     &batch,
@@ -256,22 +354,22 @@ pub(super) fn scan(
                     return Ok(scan);
                 }
             }
-            (TailCase::End | TailCase::Torn | TailCase::AmbiguousAlone, _) => {
+            (TailCase::End | TailCase::Torn | TailCase::AmbiguousAlone, ..) => {
                 scan.dropped = survey.epoch;
                 scan.epoch_seen = scan.epoch_seen.max(survey.epoch_max);
                 scan.dirty = survey.dirty;
                 return Ok(scan);
             }
-            (TailCase::Ambiguous, _) => {
+            (TailCase::Ambiguous, ..) => {
                 let problem = "the last batch was never proven synced and is damaged, which only a \
                                peer can tell from an acknowledged one";
                 return Err(damaged(survey.first_bad, problem.to_owned()));
             }
-            (TailCase::Damaged | TailCase::Complete, _) => {
+            (TailCase::Damaged | TailCase::Salvaged | TailCase::Complete, ..) => {
                 let problem = format!("batch {} was acknowledged and is damaged", replay.epoch + 1);
                 return Err(damaged(survey.first_bad, problem));
             }
-            (TailCase::Lost, _) => {
+            (TailCase::Lost, ..) => {
                 let problem = format!(
                     "the log ends after batch {}; later ones were acknowledged and are gone",
                     replay.epoch
@@ -282,7 +380,16 @@ pub(super) fn scan(
     }
 }
 
-fn range(image: &[u8], (offset, len): (u64, u64)) -> &[u8] {
+/// The first sector of a damaged batch that is not as it was written.
+fn first_bad(image: &[u8], salvage: &Salvage) -> u64 {
+    let intact = SectorState::Written { segment: salvage.segment, epoch: salvage.epoch };
+    let all = salvage.ranges();
+    let all = all.into_iter().flat_map(|(begin, len)| sectors(image, begin, begin + len));
+    let bad = all.filter(|(_, state)| *state != intact).map(|(offset, _)| offset);
+    bad.min().unwrap_or(salvage.room.front)
+}
+
+pub(super) fn range(image: &[u8], (offset, len): (u64, u64)) -> &[u8] {
     let offset = to_usize(offset);
     image.get(offset..offset.saturating_add(to_usize(len))).unwrap_or(&[])
 }

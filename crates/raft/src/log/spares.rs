@@ -169,6 +169,10 @@ impl<D: Disk> Body<D> {
     /// there is none. Its old bytes never validate again, because every checksum covers the segment's id.
     fn recycle_one(&mut self, files: &mut Files<D>) -> Result<bool, LatchError> {
         let active = self.segments.back().map_or(0, |segment| segment.id);
+        // The slots may count the roll record as synced. Until another batch follows it, it stands in the segment before
+        // only: without that, the log would seem to have lost its end.
+        let begun = self.room.front > Room::of(0).front;
+        let active = if begun { active } else { active.saturating_sub(1) };
         let needed = self.positions.front().map_or(active, |position| position.segment);
         if self.segments.front().is_none_or(|segment| segment.id >= needed.min(active)) {
             return Ok(false);

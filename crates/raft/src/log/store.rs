@@ -14,6 +14,7 @@ use super::identity::{
     CLUSTER_MAGIC, FORMATION_BYTES_MAX, FORMATION_COPY_BYTES, FORMATION_MAGIC, encode_cluster,
     formation_offset, seal, seal_twice,
 };
+use super::open::Recovery;
 use super::record::{BatchSize, to_u64};
 use super::{Formed, Identity, LatchError, LogStatus};
 use crate::io::Disk;
@@ -33,6 +34,8 @@ pub struct Log<D: Disk> {
     pub(super) formation: (u64, Bytes),
     /// `None` until the node is a member of a cluster.
     pub(super) body: Option<Body<D>>,
+    /// What recovery found, while payloads are missing.
+    pub(super) broken: Option<Box<Recovery>>,
     /// Writes that wait for space.
     pub(super) stalled: VecDeque<Persist>,
     /// The first damage that a read met.
@@ -253,7 +256,11 @@ impl<D: Disk> Log<D> {
     /// The digest of the durable log up to `index`; `None` when that is compacted away or not durable here.
     #[must_use]
     pub fn digest_at(&self, index: Index) -> Option<Digest> {
-        self.body.as_ref()?.mark_at(index).map(|mark| mark.digest)
+        let mark = match &self.broken {
+            Some(recovery) => recovery.replay.mark_at(index),
+            None => self.body.as_ref()?.mark_at(index),
+        };
+        mark.map(|mark| mark.digest)
     }
 
     /// Who this directory makes promises for.
@@ -272,9 +279,12 @@ impl<D: Disk> Log<D> {
     #[must_use]
     pub fn status(&self) -> LogStatus {
         let body = self.body.as_ref();
+        let broken = self.broken.as_ref().map(|recovery| &recovery.replay);
+        let compacted = broken.map(|it| it.compacted).or_else(|| body.map(|it| it.compacted));
+        let last = broken.map(|it| it.last).or_else(|| body.map(|it| it.last));
         LogStatus {
-            compacted: body.map_or(EntryId::ZERO, |body| body.compacted.id),
-            last: body.map_or(EntryId::ZERO, |body| body.last.id),
+            compacted: compacted.map_or(EntryId::ZERO, |mark| mark.id),
+            last: last.map_or(EntryId::ZERO, |mark| mark.id),
             hard_state: self.promises.hard_state,
             durable_epoch: self.promises.durable_epoch,
             sync_epoch: body.map_or(0, |body| body.sync_epoch),
@@ -296,7 +306,9 @@ impl<D: Disk> Log<D> {
         if let Some(body) = &mut self.body {
             body.seal(&mut self.files)?;
         }
-        self.write_promises(self.promises.clone(), true)?;
+        // What a damaged log holds was only read: it may be nowhere but in the page cache.
+        let clean = self.broken.is_none();
+        self.write_promises(self.promises.clone(), clean)?;
         drop(self.lock);
         Ok(())
     }

@@ -24,6 +24,9 @@ use crate::io::Disk;
 /// Payload bytes that are written with one sync.
 const BATCH_BYTES: usize = 4 << 20;
 
+/// Damaged entries that a message names.
+const NAMED_MAX: usize = 10;
+
 /// A member's data directory, locked while this lives.
 pub struct Survivor<D: Disk> {
     disk: D,
@@ -41,7 +44,8 @@ impl<D: Disk> Survivor<D> {
     /// Reads the directory; changes nothing.
     ///
     /// # Errors
-    /// Those of a start; and [`DataError::NoData`] when it belongs to no member of a cluster.
+    /// Those of a start; [`DataError::NoData`] when it belongs to no member of a cluster; and [`DataError::Damaged`] when
+    /// payloads are missing that a start would ask other members for, with the entries.
     pub fn open(disk: D, dir: &Path) -> Result<Self, DataError> {
         let (lock, names) = examine::open(&disk, dir)?;
         let files = Files::new(disk.clone(), dir.to_path_buf());
@@ -50,6 +54,20 @@ impl<D: Disk> Survivor<D> {
             return Err(DataError::NoData { path: dir.to_path_buf() });
         };
         let recovery = Recovery::read(&files, identity, formed.clone(), &found)?;
+        if let Some(first) = recovery.missing.first() {
+            let ids: Vec<String> =
+                recovery.missing.iter().take(NAMED_MAX).map(|it| it.id.to_string()).collect();
+            let more = recovery.missing.len() - ids.len();
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            return Err(DataError::Damaged {
+                path: first.path.clone(),
+                offset: Some(first.offset),
+                problem: format!(
+                    "the payloads of these entries are damaged, and other members may have them: {}{more}",
+                    ids.join(", ")
+                ),
+            });
+        }
         Ok(Self {
             disk,
             dir: dir.to_path_buf(),
@@ -95,7 +113,7 @@ impl<D: Disk> Survivor<D> {
     /// Where its log ends. Of several members, the one whose term, then whose index is higher has more (§5.4.1).
     #[must_use]
     pub const fn last(&self) -> EntryId {
-        self.recovery.replay.last.id
+        if self.recovery.superseded { self.snapshot() } else { self.recovery.replay.last.id }
     }
 
     /// The newest snapshot: up to here it is known to be committed.

@@ -110,24 +110,29 @@ pub(super) enum TailCase {
     Torn,
     /// A batch that may have been synced has a rotted sector, and no peer could tell: drop.
     AmbiguousAlone,
-    /// The same in a cluster: refuse, a peer can repair.
+    /// The same in a cluster, and not even its records are known: refuse.
     Ambiguous,
-    /// A batch that was synced has a bad sector: refuse.
+    /// A batch that was synced has a bad sector, and not all its records are known: refuse.
     Damaged,
+    /// A batch that was, or may have been, synced has a bad sector, and every record of it is known by name: accept, and
+    /// put it together again; what payloads are missing, peers have.
+    Salvaged,
     /// A batch that was synced is gone: refuse.
     Lost,
 }
 
 /// Facts: a sector of a later batch than the last accepted one exists, all sectors of that batch are
-/// intact, one is rotted, something proves that it was synced, this is the only voter.
-pub(super) const TAIL: &[Row<TailCase, 5>] = &[
-    Row { case: TailCase::Complete, when: [X, Y, X, X, X] },
-    Row { case: TailCase::End, when: [N, N, N, N, X] },
-    Row { case: TailCase::Torn, when: [Y, N, N, N, X] },
-    Row { case: TailCase::AmbiguousAlone, when: [X, N, Y, N, Y] },
-    Row { case: TailCase::Ambiguous, when: [X, N, Y, N, N] },
-    Row { case: TailCase::Damaged, when: [Y, N, X, Y, X] },
-    Row { case: TailCase::Lost, when: [N, N, X, Y, X] },
+/// intact, one is rotted, something proves that it was synced, this is the only voter, every record of it is known.
+pub(super) const TAIL: &[Row<TailCase, 6>] = &[
+    Row { case: TailCase::Complete, when: [X, Y, X, X, X, X] },
+    Row { case: TailCase::End, when: [N, N, N, N, X, X] },
+    Row { case: TailCase::Torn, when: [Y, N, N, N, X, X] },
+    Row { case: TailCase::AmbiguousAlone, when: [X, N, Y, N, Y, X] },
+    Row { case: TailCase::Ambiguous, when: [X, N, Y, N, N, N] },
+    Row { case: TailCase::Salvaged, when: [X, N, Y, N, N, Y] },
+    Row { case: TailCase::Salvaged, when: [X, N, X, Y, X, Y] },
+    Row { case: TailCase::Damaged, when: [Y, N, X, Y, X, N] },
+    Row { case: TailCase::Lost, when: [N, N, X, Y, X, N] },
 ];
 
 #[cfg(test)]

@@ -1,10 +1,14 @@
 //! The log's thread as a function: requests in order in, completions out.
 
 use bytes::Bytes;
-use raft_core::{Entry, Fetch, NodeId, Persist, Ticket};
+use raft_core::{Digest, Entry, EntryId, Fetch, NodeId, Persist, Ticket};
 
-use super::{Formed, LatchError, Log};
+use super::{DataState, Formed, LatchError, Log, Missing, Supply};
+use crate::error::DataError;
 use crate::io::Disk;
+
+/// Payload bytes handed to a peer at once, unless one entry has more.
+const SUPPLY_BYTES_MAX: usize = 1 << 20;
 
 /// What the log's thread can be asked for.
 #[derive(Debug)]
@@ -20,6 +24,12 @@ pub enum LogRequest {
     FormationState(Bytes),
     /// Become a member of a cluster.
     Form(Box<Formed>),
+    /// A peer wants these entries, or a snapshot that includes them if the last is true.
+    Supply(NodeId, Vec<(EntryId, Digest)>, bool),
+    /// An entry that is damaged here.
+    Fill(Entry),
+    /// Something has changed beside the damaged log: look at it again.
+    Reopen,
 }
 
 /// What the log's thread answers.
@@ -35,6 +45,14 @@ pub enum LogCompletion {
     FormedStored,
     /// Whether there is space for further segments; sent when it changes.
     Full(bool),
+    /// What the log has of what a peer wants.
+    Supplied(NodeId, Vec<(EntryId, Digest, Supply)>, bool),
+    /// An entry was looked at: this is still missing.
+    Filled(Vec<Missing>),
+    /// The damaged log was looked at again.
+    Reopened(DataState),
+    /// The log is damaged beyond what others can repair.
+    Unrepairable(DataError),
     /// The disk failed: nothing more will become durable.
     Latched(LatchError),
 }
@@ -78,6 +96,19 @@ impl<D: Disk> LogWorker<D> {
                     .log
                     .set_formation_state(&bytes)
                     .map(|()| completions.push(LogCompletion::FormationStateStored)),
+                LogRequest::Supply(to, wants, snapshot) => {
+                    let supplies = self.supply(wants);
+                    completions.push(LogCompletion::Supplied(to, supplies, snapshot));
+                    Ok(())
+                }
+                LogRequest::Fill(entry) => {
+                    let outcome = self.log.fill(&entry);
+                    self.reopened(outcome, &mut completions)
+                }
+                LogRequest::Reopen => {
+                    let outcome = self.log.look_again();
+                    self.reopened(outcome, &mut completions)
+                }
                 LogRequest::Form(formed) => {
                     self.log.form(&formed).map(|()| completions.push(LogCompletion::FormedStored))
                 }
@@ -117,6 +148,41 @@ impl<D: Disk> LogWorker<D> {
     pub fn waits_for_space(&self) -> bool {
         let status = self.log.status();
         !self.latched && (status.full || status.stalled > 0)
+    }
+
+    /// As much as fits into a few messages.
+    fn supply(&self, wants: Vec<(EntryId, Digest)>) -> Vec<(EntryId, Digest, Supply)> {
+        let mut bytes = 0;
+        let mut supplies = Vec::new();
+        for (id, digest) in wants {
+            if bytes >= SUPPLY_BYTES_MAX {
+                break;
+            }
+            let supply = self.log.supply(id, digest);
+            if let Supply::Have(entry) = &supply {
+                bytes += entry.payload.len();
+            }
+            supplies.push((id, digest, supply));
+        }
+        supplies
+    }
+
+    /// Tells what a damaged log is after something of it came back.
+    fn reopened(
+        &self,
+        outcome: Result<Option<DataState>, DataError>,
+        completions: &mut Vec<LogCompletion>,
+    ) -> Result<(), LatchError> {
+        completions.push(match outcome {
+            Ok(Some(state)) => LogCompletion::Reopened(state),
+            Ok(None) => LogCompletion::Filled(self.log.missing().to_vec()),
+            Err(error) => {
+                // A disk that failed is told as such.
+                self.log.check()?;
+                LogCompletion::Unrepairable(error)
+            }
+        });
+        Ok(())
     }
 
     /// The log, for views.

@@ -7,11 +7,12 @@ use bytes::{Bytes, BytesMut};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use raft_core::{
-    ClusterId, Index, Lease, Member, MemberId, Membership, MembershipStep, NodeId, Session,
+    ClusterId, Digest, Entry, EntryId, EntryKind, Index, Lease, Member, MemberId, Membership,
+    MembershipStep, NodeId, Session,
 };
 
 use super::MemberInfo;
-use super::formation_message::{Ballot, FormationMessage, FormationState, Founding};
+use super::formation_message::{Ballot, FormationMessage, FormationState, Founding, Lack};
 use crate::entry_header::EntryHeader;
 
 fn node() -> impl Strategy<Value = NodeId> {
@@ -95,7 +96,24 @@ fn message() -> impl Strategy<Value = FormationMessage> {
                 committed,
             }
         }),
+        (vec(named(), 0..5), any::<bool>())
+            .prop_map(|(wants, snapshot)| FormationMessage::RepairAsk { wants, snapshot }),
+        (named(), 0u8..3, bytes(60)).prop_map(|((id, digest), kind, payload)| {
+            let kind =
+                [EntryKind::Empty, EntryKind::Command, EntryKind::Membership][usize::from(kind)];
+            FormationMessage::RepairHave(Entry { id, kind, digest, payload })
+        }),
+        (named(), 0u8..3, any::<bool>()).prop_map(|((id, digest), lack, led)| {
+            let lack = [Lack::NeverHad, Lack::Damaged, Lack::Compacted][usize::from(lack)];
+            FormationMessage::RepairLack { id, digest, lack, led }
+        }),
     ]
+}
+
+/// What names an entry.
+fn named() -> impl Strategy<Value = (EntryId, Digest)> {
+    (any::<u64>(), any::<u64>(), any::<u128>())
+        .prop_map(|(index, term, digest)| (EntryId::new(index, term), Digest(digest)))
 }
 
 /// Bytes that are likely to be taken for versions, flags, counts and lengths, small and as large as they get.

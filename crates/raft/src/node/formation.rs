@@ -265,6 +265,10 @@ impl Formation {
             }
             // An empty member knows nobody's epochs, and has none to ask about.
             FormationMessage::StandingAsk { .. } | FormationMessage::StandingReply { .. } => {}
+            // Nor does it have any entries.
+            FormationMessage::RepairAsk { .. }
+            | FormationMessage::RepairHave(_)
+            | FormationMessage::RepairLack { .. } => {}
         }
     }
 
@@ -341,7 +345,11 @@ impl Formation {
             if phase != self.phase {
                 match &phase {
                     Phase::Amnesic(why) | Phase::Waiting(why) => warn!(%from, "{why}"),
-                    Phase::Forming | Phase::Confirming | Phase::Active | Phase::Stopping => {}
+                    Phase::Forming
+                    | Phase::Confirming
+                    | Phase::Repairing(_)
+                    | Phase::Active
+                    | Phase::Stopping => {}
                 }
                 self.phase = phase;
             }

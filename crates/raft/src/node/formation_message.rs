@@ -10,8 +10,12 @@
 //!
 //! Little-endian. Nothing that a peer sends can do more than fail to decode.
 
+use std::fmt;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use raft_core::{ClusterId, INFO_BYTES_MAX, Index, Membership, NodeId};
+use raft_core::{
+    ClusterId, Digest, Entry, EntryId, EntryKind, INFO_BYTES_MAX, Index, Membership, NodeId, Term,
+};
 
 use crate::node::member_info::{get_text, put_text};
 
@@ -127,6 +131,47 @@ pub enum FormationMessage {
         /// The configuration committed there.
         committed: Membership,
     },
+    /// Payloads of these entries are damaged at the sender.
+    RepairAsk {
+        /// Index, term and digest of each.
+        wants: Vec<(EntryId, Digest)>,
+        /// A snapshot that includes them would do.
+        snapshot: bool,
+    },
+    /// One of them, intact.
+    RepairHave(Entry),
+    /// The sender does not have it intact.
+    RepairLack {
+        /// The entry.
+        id: EntryId,
+        /// Its digest.
+        digest: Digest,
+        /// Why.
+        lack: Lack,
+        /// The sender has, or is, a leader: the cluster goes on.
+        led: bool,
+    },
+}
+
+/// Why a member does not hand out an entry that another one asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lack {
+    /// It never had it, or has another one in its place.
+    NeverHad,
+    /// It has it, damaged.
+    Damaged,
+    /// A snapshot includes it.
+    Compacted,
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NeverHad => "never had it",
+            Self::Damaged => "has it damaged, too",
+            Self::Compacted => "has it in a snapshot only",
+        })
+    }
 }
 
 impl FormationMessage {
@@ -182,6 +227,33 @@ impl FormationMessage {
                 out.put_u64_le(commit_index.0);
                 put_bytes(&mut out, &committed.encode(&[]));
             }
+            Self::RepairAsk { wants, snapshot } => {
+                out.put_u8(10);
+                out.put_u16_le(u16::try_from(wants.len()).unwrap_or(u16::MAX));
+                for (id, digest) in wants.iter().take(usize::from(u16::MAX)) {
+                    put_entry_id(&mut out, *id);
+                    out.put_u128_le(digest.0);
+                }
+                out.put_u8(u8::from(*snapshot));
+            }
+            Self::RepairHave(entry) => {
+                out.put_u8(11);
+                put_entry_id(&mut out, entry.id);
+                out.put_u128_le(entry.digest.0);
+                out.put_u8(entry.kind.as_u8());
+                put_bytes(&mut out, &entry.payload);
+            }
+            Self::RepairLack { id, digest, lack, led } => {
+                out.put_u8(12);
+                put_entry_id(&mut out, *id);
+                out.put_u128_le(digest.0);
+                out.put_u8(match lack {
+                    Lack::NeverHad => 0,
+                    Lack::Damaged => 1,
+                    Lack::Compacted => 2,
+                });
+                out.put_u8(u8::from(*led));
+            }
         }
         out.freeze()
     }
@@ -220,6 +292,32 @@ impl FormationMessage {
                 acknowledged: Index(input.try_get_u64_le().ok()?),
                 commit_index: Index(input.try_get_u64_le().ok()?),
                 committed: get_membership(&mut input)?,
+            },
+            10 => {
+                let count = input.try_get_u16_le().ok()?;
+                let mut wants = Vec::new();
+                for _ in 0..count {
+                    let id = get_entry_id(&mut input)?;
+                    wants.push((id, Digest(input.try_get_u128_le().ok()?)));
+                }
+                Self::RepairAsk { wants, snapshot: get_bool(&mut input)? }
+            }
+            11 => Self::RepairHave(Entry {
+                id: get_entry_id(&mut input)?,
+                digest: Digest(input.try_get_u128_le().ok()?),
+                kind: EntryKind::from_u8(input.try_get_u8().ok()?)?,
+                payload: get_bytes(&mut input)?,
+            }),
+            12 => Self::RepairLack {
+                id: get_entry_id(&mut input)?,
+                digest: Digest(input.try_get_u128_le().ok()?),
+                lack: match input.try_get_u8().ok()? {
+                    0 => Lack::NeverHad,
+                    1 => Lack::Damaged,
+                    2 => Lack::Compacted,
+                    _ => return None,
+                },
+                led: get_bool(&mut input)?,
             },
             _ => return None,
         };
@@ -299,6 +397,16 @@ fn put_texts(out: &mut BytesMut, texts: &[String]) {
 fn get_texts(input: &mut Bytes) -> Option<Vec<String>> {
     let count = input.try_get_u16_le().ok()?;
     (0..count).map(|_| get_text(input)).collect()
+}
+
+fn put_entry_id(out: &mut BytesMut, id: EntryId) {
+    out.put_u64_le(id.index.0);
+    out.put_u64_le(id.term.0);
+}
+
+fn get_entry_id(input: &mut Bytes) -> Option<EntryId> {
+    let index = Index(input.try_get_u64_le().ok()?);
+    Some(EntryId { index, term: Term(input.try_get_u64_le().ok()?) })
 }
 
 fn put_ballot(out: &mut BytesMut, ballot: Ballot) {
@@ -390,6 +498,22 @@ mod tests {
                 acknowledged: Index(3),
                 commit_index: Index(6),
                 committed: founding().members,
+            },
+            FormationMessage::RepairAsk {
+                wants: vec![(EntryId::new(7, 2), Digest(8)), (EntryId::new(9, 2), Digest(10))],
+                snapshot: true,
+            },
+            FormationMessage::RepairHave(Entry {
+                id: EntryId::new(7, 2),
+                kind: EntryKind::Command,
+                digest: Digest(8),
+                payload: Bytes::from_static(b"what stood there"),
+            }),
+            FormationMessage::RepairLack {
+                id: EntryId::new(9, 2),
+                digest: Digest(10),
+                lack: Lack::Damaged,
+                led: true,
             },
         ];
         for message in messages {

@@ -299,7 +299,7 @@ pub struct Members<'a, S: StateMachine> {
 }
 
 impl<S: StateMachine> Members<'_, S> {
-    /// The members as this node sees them.
+    /// The members as this node sees them: of the last configuration that it knows to be committed.
     #[must_use]
     pub fn list(&self) -> Arc<Vec<MemberStatus>> {
         Arc::clone(&self.node.status().members)
@@ -394,6 +394,10 @@ impl<S: StateMachine> Members<'_, S> {
     /// # Errors
     /// When a step makes no sense.
     pub async fn change(&self, steps: Vec<MembershipStep>) -> Result<(), AdminError> {
-        self.node.admin(Admin::Membership(steps)).await.map(|_| ())
+        self.node.admin(Admin::Membership(steps)).await?;
+        // The status shows the end of the last turn: that in which the change was answered has ended when this is. So
+        // whoever has changed something finds it in the list. That the change is made stays true if this fails.
+        self.node.read_index().await.ok();
+        Ok(())
     }
 }

@@ -30,20 +30,18 @@ fn aside(dir: &Path) -> PathBuf {
 /// # Errors
 /// `error` itself when not; with the reason when that is that it was done before, or the system refuses.
 pub(super) fn set_aside(settings: &Settings, error: NodeError) -> Result<(), NodeError> {
-    let members = if settings.join.is_empty() { settings.peers.len() } else { MEMBERS_MIN };
-    let NodeError::Data(DataError::Damaged { path, offset, problem }) = error else {
+    if !may_rebuild(settings) || !is_rebuilt_from(&error) {
         return Err(error);
-    };
-    let damaged = |problem| NodeError::Data(DataError::Damaged { path, offset, problem });
-    if !settings.rebuild_damaged || members < MEMBERS_MIN {
-        return Err(damaged(problem));
     }
     let (dir, aside) = (&settings.data_dir, aside(&settings.data_dir));
     if aside.exists() {
-        return Err(damaged(format!(
-            "{problem}. This member was rebuilt once before: see what became of the disk, move {} away, then start again",
+        let before = format!(
+            "This member was rebuilt once before: see what became of the disk, move {} away, then start again",
             aside.display()
-        )));
+        );
+        let path = dir.clone();
+        let problem = format!("{error}. {before}");
+        return Err(NodeError::Data(DataError::Damaged { path, offset: None, problem }));
     }
     let moved = fs::rename(dir, &aside).and_then(|()| sync_parent(dir));
     moved.map_err(|source| {
@@ -52,10 +50,36 @@ pub(super) fn set_aside(settings: &Settings, error: NodeError) -> Result<(), Nod
     warn!(
         "{}. The folder is now {}; this member starts empty and waits until the others, if they are a quorum, take it \
          in as a new member. Delete the old folder when that is done",
-        damaged(problem),
+        error,
         aside.display()
     );
     Ok(())
+}
+
+/// Whether the others could be a quorum without this member, and it is wanted that they take it in anew.
+pub(super) fn may_rebuild(settings: &Settings) -> bool {
+    let members = if settings.join.is_empty() { settings.peers.len() } else { MEMBERS_MIN };
+    settings.rebuild_damaged && members >= MEMBERS_MIN
+}
+
+/// Damage, or promises that cannot be proven: what a new node in this one's place does not have.
+const fn is_rebuilt_from(error: &NodeError) -> bool {
+    matches!(error, NodeError::Data(DataError::Damaged { .. } | DataError::Amnesic { .. }))
+}
+
+/// How a node ends that found out while it ran that it has to be rebuilt: the directory is set aside, and the next
+/// start begins anew. Everything else ends as it did.
+pub(super) fn after_end(
+    settings: &Settings,
+    outcome: Result<(), NodeError>,
+) -> Result<(), NodeError> {
+    let error = match outcome {
+        Err(error) if is_rebuilt_from(&error) && may_rebuild(settings) => error,
+        outcome => return outcome,
+    };
+    let what = format!("{error}. Its folder is now {}", aside(&settings.data_dir).display());
+    set_aside(settings, error)?;
+    Err(NodeError::SetAside(what))
 }
 
 fn sync_parent(dir: &Path) -> io::Result<()> {
@@ -104,6 +128,26 @@ mod tests {
         let again = set_aside(&settings, damage()).unwrap_err().to_string();
         assert!(again.contains("rebuilt once before"), "{again}");
         assert!(settings.data_dir.exists());
+    }
+
+    /// A folder whose promises cannot be proven is no better than a damaged one, also when that shows while it runs.
+    #[test]
+    fn an_amnesic_member_is_rebuilt_when_it_has_ended() {
+        let amnesic = || {
+            let node = raft_core::NodeId::new(1, 2);
+            NodeError::Data(DataError::Amnesic { node, reason: String::from("rolled back") })
+        };
+        let (_folder, settings) = settings(3);
+        assert!(after_end(&settings, Ok(())).is_ok());
+        let other = after_end(&settings, Err(NodeError::Removed));
+        assert!(matches!(other, Err(NodeError::Removed)));
+        assert!(settings.data_dir.exists());
+        let ended = after_end(&settings, Err(amnesic()));
+        assert!(matches!(ended, Err(NodeError::SetAside(_))), "{ended:?}");
+        assert!(!settings.data_dir.exists() && aside(&settings.data_dir).exists());
+        let unwanted = Settings { rebuild_damaged: false, ..settings };
+        let ended = after_end(&unwanted, Err(amnesic()));
+        assert!(matches!(ended, Err(NodeError::Data(DataError::Amnesic { .. }))), "{ended:?}");
     }
 
     #[test]

@@ -16,6 +16,9 @@ pub enum Phase {
     Waiting(String),
     /// Has data and asks a quorum whether anything of it was lost (decision 10); promises nothing until then.
     Confirming,
+    /// Entries of its log are damaged and fetched from others; it takes no part until then. The text names the first
+    /// one, its file and what the others say.
+    Repairing(String),
     /// Takes part.
     Active,
     /// What it once promised cannot be proven: idle until re-admitted (decision 3). The text says why.
@@ -115,7 +118,7 @@ pub struct Status {
     pub disk_full: bool,
     /// The configuration in force.
     pub membership: Arc<Membership>,
-    /// Every member of it, in order of id.
+    /// Every member of the last configuration that is known to be committed, in order of id.
     pub members: Arc<Vec<MemberStatus>>,
 }
 

@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use raft_core::{Incarnation, Index, MemberId, Rng, StateMachine, Time};
+use raft_core::{Incarnation, Index, MemberId, Rng, SnapshotError, StateMachine, Time};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::error::TryRecvError;
@@ -130,20 +130,26 @@ fn open<S: StateMachine>(machine: S, settings: &mut Settings) -> Result<Opening<
     let mut peer_epochs = Vec::new();
     let mut apply = None;
     let read = BootClock.now();
-    if let DataState::Formed(formed) = &state {
-        local.cluster = Some(formed.formed.cluster);
-        peer_epochs.extend(formed.peer_epochs.iter().map(|(node, epoch)| (*node, *epoch)));
-        let snapshot = &formed.recovered.snapshot;
+    let member = match &state {
+        DataState::Formed(it) => Some((&it.formed, &it.peer_epochs, &it.recovered.snapshot)),
+        DataState::Damaged(it) => Some((&it.formed, &it.peer_epochs, &it.snapshot)),
+        DataState::Empty { .. } => None,
+    };
+    if let Some((formed, epochs, snapshot)) = member {
+        local.cluster = Some(formed.cluster);
+        peer_epochs.extend(epochs.iter().map(|(node, epoch)| (*node, *epoch)));
         if snapshot.last_included.index.0 > 0 {
             let Some(source) = store.source(snapshot.last_included) else {
                 let what = format!("snapshot {} is not there", snapshot.last_included);
-                return Err(NodeError::Snapshot(raft_core::SnapshotError::Undecodable(what)));
+                return Err(NodeError::Snapshot(SnapshotError::Undecodable(what)));
             };
             apply = Some((snapshot.clone(), source));
         }
     }
     let apply = match apply {
-        Some((snapshot, source)) => ApplyWorker::restored(machine, &snapshot, &source)?,
+        Some((snapshot, source)) => {
+            ApplyWorker::restored(machine, &snapshot, &source).map_err(damaged_snapshot)?
+        }
         None => ApplyWorker::new(machine),
     };
     if let DataState::Formed(formed) = &state {
@@ -163,6 +169,16 @@ fn open<S: StateMachine>(machine: S, settings: &mut Settings) -> Result<Opening<
     let snapshots = SnapshotWorker::new(store, first_request(log.epoch()));
     let log = LogWorker::new(log);
     Ok(Opening { driver, log, apply, snapshots, local, peer_epochs })
+}
+
+/// A damaged blob was set aside when it was read: the next start takes an older snapshot, or finds that none is left.
+fn damaged_snapshot(error: NodeError) -> NodeError {
+    if let NodeError::Snapshot(damage @ (SnapshotError::Damaged(_) | SnapshotError::Missing(_))) =
+        error
+    {
+        return NodeError::SetAside(format!("{damage}; it is set aside"));
+    }
+    error
 }
 
 /// Numbers that no other node has: from the operating system.
@@ -204,8 +220,10 @@ fn raft_thread<S: StateMachine>(
         }
     };
     // A task of its own, for the same reason: whatever wakes the outermost future wakes the whole thread.
-    let task = runtime.spawn_local(run(opening, settings, started, ended));
-    runtime.block_on(task).unwrap_or_else(|died| std::panic::resume_unwind(died.into_panic()))
+    let task = runtime.spawn_local(run(opening, settings.clone(), started, ended));
+    let outcome = runtime.block_on(task);
+    let outcome = outcome.unwrap_or_else(|died| std::panic::resume_unwind(died.into_panic()));
+    rebuild::after_end(&settings, outcome)
 }
 
 /// What the raft thread's loop listens to.

@@ -27,7 +27,7 @@ mod table;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use raft_core::{
     ApplyContext, BlobId, Command, DecodeError, Digest, Index, Snapshot, SnapshotError,
-    SnapshotSink, SnapshotSource, StateMachine,
+    SnapshotSink, SnapshotSource, StateMachine, mutant,
 };
 
 pub use client::{SESSIONS_MAX, SessionClient, SessionError};
@@ -242,7 +242,8 @@ impl<S: StateMachine<Response: CachedResponse>> StateMachine for Sessions<S> {
     }
 
     fn snapshot(&self) -> Self::Snapshot {
-        Picture { table: self.table.clone(), machine: self.machine.snapshot() }
+        let table = if mutant::is_active(33) { Table::new() } else { self.table.clone() };
+        Picture { table, machine: self.machine.snapshot() }
     }
 
     fn restore(&mut self, source: &dyn SnapshotSource) -> Result<(), SnapshotError> {

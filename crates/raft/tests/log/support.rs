@@ -47,6 +47,7 @@ pub(crate) fn open<D: Disk>(disk: D, dir: &Path) -> Result<Opened<D>, DataError>
 pub(crate) fn expect_formed<D: Disk>(opened: Opened<D>) -> (Log<D>, FormedState) {
     match opened.state {
         DataState::Formed(state) => (opened.log, *state),
+        DataState::Damaged(state) => panic!("damaged: {:?}", state.missing),
         DataState::Empty { .. } => panic!("not formed"),
     }
 }
@@ -155,6 +156,12 @@ impl Script {
         self.model.entries.retain(|entry| entry.id.index.0 > to);
         persist.compact_to = Some(Index(to));
         persist
+    }
+
+    /// The entry with this digest, wherever in the history of the log it stood.
+    pub(crate) fn entry(&self, id: EntryId, digest: Digest) -> Entry {
+        let found = self.model.entries.iter().find(|it| it.id == id && it.digest == digest);
+        found.cloned().unwrap_or_else(|| panic!("{id} is not in the log"))
     }
 
     /// The snapshot of the own log at `index`.

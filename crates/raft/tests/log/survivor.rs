@@ -63,9 +63,23 @@ fn everything_is_copied_into_a_cluster_of_one() {
 #[test]
 fn whoever_is_damaged_or_runs_or_is_nobody_survives_nothing() {
     let (disk, _) = directory(3, true);
+    // What is left of the batch says what stood there.
     assert!(disk.flip(&dir().join("0000000001.log"), 4096 + 40, 1));
-    let damaged = Survivor::open(disk, &dir());
-    assert!(matches!(damaged, Err(DataError::Damaged { .. })));
+    let before = disk.files();
+    let survivor = Survivor::open(disk.clone(), &dir()).unwrap();
+    let (identity, formed) = fresh();
+    survivor.copy_as(&copy_dir(), options(), (identity, &formed), b"formation").unwrap();
+    drop(survivor);
+    let old: Vec<_> =
+        disk.files().into_iter().filter(|(path, _)| path.starts_with(dir())).collect();
+    assert_eq!(old, before, "the original changed");
+
+    // An entry whose payload only others have is named.
+    let (disk, script) = directory(3, true);
+    assert!(disk.flip(&dir().join("0000000001.log"), 4096 + 1024, 1));
+    let damaged = Survivor::open(disk, &dir()).map(|_| ());
+    let Err(DataError::Damaged { problem, .. }) = damaged else { panic!("{damaged:?}") };
+    assert!(problem.ends_with(&format!(": {}", script.model.entries[2].id)), "{problem}");
 
     let (disk, _) = directory(3, true);
     disk.plant(&dir().join("lock"), &[]);

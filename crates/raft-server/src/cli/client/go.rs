@@ -93,9 +93,9 @@ pub(super) fn duration(duration: Duration) -> String {
     let nanos = duration.as_nanos();
     let (unit, name): (u128, &str) = match nanos {
         0 => return String::from("0s"),
-        ..1_000 => (1, "ns"),
-        ..1_000_000 => (1_000, "µs"),
-        ..1_000_000_000 => (1_000_000, "ms"),
+        1..1_000 => (1, "ns"),
+        1_000..1_000_000 => (1_000, "µs"),
+        1_000_000..1_000_000_000 => (1_000_000, "ms"),
         _ => (1_000_000_000, "s"),
     };
     let (whole, rest) = (nanos / unit, nanos % unit);

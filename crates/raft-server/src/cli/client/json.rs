@@ -26,8 +26,8 @@ pub(super) enum Json {
     /// Digits.
     Number(String),
     Text(String),
-    List(Vec<Json>),
-    Object(Vec<(String, Json)>),
+    List(Vec<Self>),
+    Object(Vec<(String, Self)>),
 }
 
 impl Json {

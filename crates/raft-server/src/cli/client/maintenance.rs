@@ -192,7 +192,7 @@ impl Part {
         fs::rename(&self.path, target)?;
         // The name is to be as durable as what it names.
         let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
-        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+        File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_all()
     }
 }
 

@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: any repair, and any word on what the state machine makes of its own bytes.
 
+mod batches;
 mod segments;
 mod small;
 mod snapshots;
@@ -32,9 +33,12 @@ const DAMAGES_MAX: usize = 10_000;
 pub enum Effect {
     /// Nothing is stored there.
     Unused,
-    /// Another copy, or an older snapshot and the log, stands in for it.
+    /// Another copy, what is left of the same batch, or a snapshot and the log, stands in for it.
     Covered,
-    /// A start needs it: the member refuses, or asks its peers.
+    /// The payload of an entry that is known by index, term and digest: a member takes part again once another one has
+    /// handed it out.
+    Fetched,
+    /// A start needs it: the member refuses.
     Needed,
 }
 
@@ -172,10 +176,16 @@ pub struct Examination {
 }
 
 impl Examination {
-    /// Whether a start needs something that is damaged.
+    /// Whether a start needs something that is damaged, and not even known.
     #[must_use]
     pub fn is_unusable(&self) -> bool {
         self.damages.iter().any(|damage| damage.effect == Effect::Needed)
+    }
+
+    /// Whether a start has to wait for what other members have of damaged entries.
+    #[must_use]
+    pub fn needs_others(&self) -> bool {
+        self.damages.iter().any(|damage| damage.effect == Effect::Fetched)
     }
 }
 
@@ -216,7 +226,10 @@ pub fn examine<D: Disk>(
     let snapshots = examiner.manifests()?;
     let log = examiner.segments(&found, &snapshots)?;
     let (segments, log) = (log.summaries, log.replayed);
-    let snapshots = examiner.blobs(snapshots, log.as_ref(), &found)?;
+    let (snapshots, intact) = examiner.blobs(snapshots, log.as_ref(), &found)?;
+    if let Some(log) = &log {
+        examiner.batches(log, &intact, found.owner());
+    }
     let others = examiner.others(&names)?;
     let identity = found.identity.as_ref().and_then(|found| found.as_ref().ok()).copied();
     let formed = found.cluster.as_ref().and_then(|found| found.as_ref().ok());

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use raft_core::{EntryKind, Membership};
 
+use super::batches::DamagedBatch;
 use super::snapshots::Manifest;
 use super::{Effect, Examiner, LogSummary, SegmentSummary};
 use crate::error::DataError;
@@ -23,6 +24,8 @@ pub(super) struct Replayed {
     pub(super) unbroken: bool,
     /// A log that begins where the cluster began needs no snapshot.
     pub(super) from_origin: bool,
+    /// Damaged batches of which every record is known by name.
+    pub(super) damaged: Vec<DamagedBatch>,
 }
 
 /// The segments, and what follows from them.
@@ -47,6 +50,7 @@ impl<D: Disk> Examiner<'_, D> {
         let mut chain: Option<Chain> = None;
         let mut unbroken = true;
         let mut owner: Option<(Identity, Formed)> = found.owner();
+        let mut damaged: Vec<DamagedBatch> = Vec::new();
         let mut next: Option<Vec<u8>> = None;
         for (nth, number) in found.segments.iter().copied().enumerate() {
             let path = self.dir.join(segment_name(number));
@@ -148,7 +152,9 @@ impl<D: Disk> Examiner<'_, D> {
             summary.sync_epochs = (before.1, replay.epoch);
             summary.durable_epoch = header.durable_epoch;
             match outcome {
-                Ok(scan) => {
+                Ok(mut scan) => {
+                    let found = scan.damages.drain(..);
+                    damaged.extend(found.map(|damage| DamagedBatch::of(&damage, &image)));
                     summary.free_bytes = scan.room.back.saturating_sub(scan.room.front);
                     let free = (scan.room.front, scan.room.back);
                     // Recovery looks only at the free space of the last segment.
@@ -198,7 +204,7 @@ impl<D: Disk> Examiner<'_, D> {
             membership: membership.unwrap_or_default(),
         };
         let from_origin = formed.is_some_and(|formed| replay.compacted == origin(formed));
-        let replayed = Some(Replayed { replay, summary, unbroken, from_origin });
+        let replayed = Some(Replayed { replay, summary, unbroken, from_origin, damaged });
         Ok(Segments { summaries, replayed })
     }
 

@@ -60,14 +60,14 @@ impl<D: Disk> Examiner<'_, D> {
         self.disk.list(&dir).map_err(refused)
     }
 
-    /// Reads every blob; what follows for the snapshots. A damage is covered when a start finds another snapshot, or
-    /// needs none.
+    /// Reads every blob; what follows for the snapshots, and which of them are intact. A damage is covered when a start
+    /// finds another snapshot, or needs none.
     pub(super) fn blobs(
         &mut self,
         manifests: Vec<Manifest>,
         log: Option<&Replayed>,
         found: &Found,
-    ) -> Result<Vec<SnapshotSummary>, DataError> {
+    ) -> Result<(Vec<SnapshotSummary>, Vec<SnapshotMeta>), DataError> {
         let dir = self.dir.join("snapshot");
         let mut faults: BTreeMap<BlobId, Option<BlobFault>> = BTreeMap::new();
         let names = self.snapshot_files()?;
@@ -87,6 +87,7 @@ impl<D: Disk> Examiner<'_, D> {
         let is_intact = |id: &BlobId| matches!(faults.get(id), Some(None));
         let usable = manifests.iter().rev().filter_map(|manifest| manifest.content.as_ref());
         let usable = usable.filter(|(_, blobs)| blobs.iter().all(is_intact));
+        let intact: Vec<SnapshotMeta> = usable.clone().map(|(meta, _)| meta.clone()).collect();
         let usable = match log {
             Some(log) if log.unbroken => {
                 usable.filter(|(meta, _)| log.replay.accepts(meta)).count()
@@ -133,6 +134,6 @@ impl<D: Disk> Examiner<'_, D> {
             bytes: blobs.iter().map(|id| id.len).sum(),
             whole: blobs.iter().all(is_intact),
         });
-        Ok(summaries.collect())
+        Ok((summaries.collect(), intact))
     }
 }

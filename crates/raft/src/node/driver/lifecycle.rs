@@ -6,12 +6,13 @@ use raft_core::{EntryId, Membership, Raft, SnapshotMeta, Standing, StateMachine,
 use tracing::{debug, error, info};
 
 use super::{Driver, Stopping, send_formation};
-use crate::error::NodeError;
+use crate::error::{DataError, NodeError};
 use crate::io::{Network, Stream};
 use crate::log::{Formed, LogRequest};
 use crate::message::PeerMessage;
 use crate::node::formation::{Formation, FormationEffect, FormationSettings};
 use crate::node::formation_message::{FormationMessage, FormationState, Founding};
+use crate::node::rebuild;
 use crate::node::standing::{Gate, Verdict};
 use crate::node::status::Phase;
 
@@ -154,6 +155,11 @@ impl<S: StateMachine> Driver<S> {
                         raft.step(now, arrived);
                     }
                 }
+            }
+            Verdict::Amnesic(reason) if rebuild::may_rebuild(&self.settings) => {
+                // It begins anew: the others take it in as another node, which owes nobody a promise (decision 3).
+                let error = DataError::Amnesic { node: self.node, reason };
+                self.end(Err(NodeError::Data(error)));
             }
             Verdict::Amnesic(reason) => self.become_amnesic(reason),
         }

@@ -39,6 +39,7 @@ mod lifecycle;
 mod peers;
 mod ports;
 mod ready;
+mod repair;
 mod requests;
 mod snapshots;
 #[cfg(test)]
@@ -93,6 +94,8 @@ pub struct Driver<S: StateMachine> {
     founding: Option<Founding>,
     /// Once the log is formed.
     raft: Option<Raft>,
+    /// While entries of the log are damaged.
+    repair: Option<repair::Repair>,
     /// After a restart, until the standing is clear.
     gate: Option<Gate>,
     /// A snapshot that arrived before the standing was clear.
@@ -174,6 +177,7 @@ impl<S: StateMachine> Driver<S> {
         let node = match &start.state {
             DataState::Empty { identity, .. } => identity.node(),
             DataState::Formed(formed) => formed.identity.node(),
+            DataState::Damaged(damaged) => damaged.identity.node(),
         };
         let info = settings.member_info(S::FEATURE_LEVEL);
         let limits = CheckpointLimits {
@@ -196,6 +200,7 @@ impl<S: StateMachine> Driver<S> {
             formation: None,
             founding: None,
             raft: None,
+            repair: None,
             gate: None,
             arrived: None,
             handed: Index::ZERO,
@@ -242,6 +247,15 @@ impl<S: StateMachine> Driver<S> {
                 driver.peer_epochs = formed.peer_epochs;
                 driver.begin_recovered(founding, &formed.formed, formed.recovered, now)?;
             }
+            DataState::Damaged(damaged) => {
+                let founding = state.chosen.unwrap_or_else(|| Founding {
+                    cluster: damaged.formed.cluster,
+                    configured: Vec::new(),
+                    members: damaged.formed.members.clone(),
+                });
+                driver.peer_epochs.clone_from(&damaged.peer_epochs);
+                driver.begin_repair(founding, *damaged, now);
+            }
         }
         Ok(driver)
     }
@@ -259,6 +273,7 @@ impl<S: StateMachine> Driver<S> {
             self.input(now, input, network);
         }
         self.tick(now, network);
+        self.progress_repair(now, network);
         self.confirm_standing(now, network);
         self.dispatch(now, network);
         self.work_off_ready(now, network);
@@ -303,7 +318,7 @@ impl<S: StateMachine> Driver<S> {
             }
             Input::Refused(address, refused) => self.on_refused(&address, &refused),
             Input::Request(request) => self.on_request(now, request),
-            Input::Log(epoch, completion) => self.on_log(now, epoch, completion),
+            Input::Log(epoch, completion) => self.on_log(now, epoch, completion, network),
             Input::Apply(completion) => self.on_apply(now, completion),
             Input::Snapshot(done) => self.on_snapshot(now, done, network),
         }
@@ -412,7 +427,13 @@ impl<S: StateMachine> Driver<S> {
         }
     }
 
-    fn on_log(&mut self, now: Time, epoch: u64, completion: LogCompletion) {
+    fn on_log(
+        &mut self,
+        now: Time,
+        epoch: u64,
+        completion: LogCompletion,
+        network: &mut impl Network,
+    ) {
         self.epoch = self.epoch.max(epoch);
         match completion {
             LogCompletion::Persisted(tickets) => {
@@ -437,6 +458,12 @@ impl<S: StateMachine> Driver<S> {
                 }
             }
             LogCompletion::FormedStored => self.on_formed_stored(now),
+            LogCompletion::Supplied(to, supplies, snapshot) => {
+                self.on_supplied(now, to, supplies, snapshot, network);
+            }
+            LogCompletion::Filled(missing) => self.on_filled(now, missing),
+            LogCompletion::Reopened(state) => self.on_reopened(now, state),
+            LogCompletion::Unrepairable(error) => self.on_unrepairable(error),
             LogCompletion::Full(full) => {
                 if full {
                     warn!(
@@ -499,6 +526,7 @@ impl<S: StateMachine> Driver<S> {
         [
             self.raft.as_ref().and_then(Raft::deadline),
             self.formation.as_ref().and_then(Formation::deadline),
+            self.repair.as_ref().map(repair::Repair::deadline),
             self.gate.as_ref().and_then(Gate::deadline),
             self.proposals.deadline(),
             self.reads.deadline(),

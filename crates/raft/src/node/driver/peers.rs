@@ -36,7 +36,7 @@ impl<S: StateMachine> Driver<S> {
         }
         self.peer_epochs.insert(from, epoch);
         self.out.peer_epochs.push((from, epoch));
-        if self.raft.is_some() {
+        if self.raft.is_some() || self.repair.is_some() {
             self.out.log.push(LogRequest::PeerEpoch(from, epoch));
         }
     }
@@ -85,6 +85,12 @@ impl<S: StateMachine> Driver<S> {
             formation.step(now, from, message);
             self.work_off_formation(network);
             return;
+        }
+        if let FormationMessage::RepairAsk { wants, snapshot } = message {
+            return self.on_repair_ask(now, from, (wants, snapshot), network);
+        }
+        if self.repair.is_some() {
+            return self.on_repair_answer(from, message);
         }
         let (Some(raft), Some(founding)) = (&self.raft, &self.founding) else { return };
         let committed = raft.committed_membership();
@@ -137,7 +143,10 @@ impl<S: StateMachine> Driver<S> {
             }
             FormationMessage::Promise { .. }
             | FormationMessage::Accepted(_)
-            | FormationMessage::Refused { .. } => {}
+            | FormationMessage::Refused { .. }
+            | FormationMessage::RepairAsk { .. }
+            | FormationMessage::RepairHave(_)
+            | FormationMessage::RepairLack { .. } => {}
         }
     }
 

@@ -34,7 +34,7 @@ impl<S: StateMachine> Driver<S> {
         from: NodeId,
         message: SnapshotMessage,
     ) {
-        if self.raft.is_none() {
+        if self.raft.is_none() && self.repair.is_none() {
             return;
         }
         if let Some(moved) = self.sending.get_mut(&from) {
@@ -182,7 +182,17 @@ impl<S: StateMachine> Driver<S> {
         effect: SnapshotEffect,
         network: &mut impl Network,
     ) {
-        let Some(raft) = &mut self.raft else { return };
+        let Some(raft) = &mut self.raft else {
+            match effect {
+                SnapshotEffect::Send(to, message) => self.send_bulk(now, to, message, network),
+                SnapshotEffect::Received { snapshot, .. } => self.on_repair_snapshot(&snapshot),
+                SnapshotEffect::SendFailed(to, _) => drop(self.sending.remove(&to)),
+                SnapshotEffect::Sent(..)
+                | SnapshotEffect::Written(_)
+                | SnapshotEffect::WriteFailed(..) => {}
+            }
+            return;
+        };
         match effect {
             SnapshotEffect::Send(to, message) => self.send_bulk(now, to, message, network),
             SnapshotEffect::Written(meta) => {

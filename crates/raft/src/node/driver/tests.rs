@@ -16,7 +16,9 @@ use crate::apply::{ApplyCompletion, ApplyWorker};
 use crate::entry_header::EntryHeader;
 use crate::error::{AdminError, ProposeError, ReadError};
 use crate::log::snapshot::{SnapshotEffect, SnapshotRequest};
-use crate::log::{Formed, FormedState, Identity, LogRequest, RecoveryReport};
+use crate::log::{
+    DamagedState, Formed, FormedState, Identity, LogRequest, Missing, RecoveryReport, Supply,
+};
 use crate::message::{Admin, SnapshotMessage};
 use crate::node::request::{Request, first_request};
 use crate::node::status::RoleName;
@@ -25,6 +27,7 @@ use crate::transport::PeerAddress;
 mod changes;
 mod full_disk;
 mod levels;
+mod repair;
 mod repeated;
 
 /// Adds numbers.
@@ -103,6 +106,8 @@ struct Stored {
     epoch: u64,
     snapshot: Option<(SnapshotMeta, MemorySnapshot)>,
     peer_epochs: BTreeMap<NodeId, u64>,
+    /// Entries whose payload is damaged.
+    damaged: BTreeSet<Index>,
 }
 
 impl Stored {
@@ -122,12 +127,19 @@ impl Stored {
             epoch: 0,
             snapshot: None,
             peer_epochs: BTreeMap::new(),
+            damaged: BTreeSet::new(),
         }
     }
 
     fn start(&mut self) -> Start {
         self.epoch += 1;
-        let state = match &self.formed {
+        let state = self.state();
+        Start { state, formation: self.formation.clone(), epoch: self.epoch }
+    }
+
+    /// What recovery says.
+    fn state(&mut self) -> DataState {
+        match &self.formed {
             None => DataState::Empty { identity: self.identity, formation: self.formation.clone() },
             Some(formed) => {
                 let origin = SnapshotMeta {
@@ -138,12 +150,40 @@ impl Stored {
                 if self.log_start == EntryId::ZERO {
                     self.log_start_digest = origin.digest;
                 }
+                let snapshot = self.snapshot.as_ref().map_or(origin, |(meta, _)| meta.clone());
+                let needed = |entry: &&Entry| {
+                    self.damaged.contains(&entry.id.index)
+                        && entry.id.index > snapshot.last_included.index
+                };
+                let missing: Vec<Missing> = self
+                    .entries
+                    .iter()
+                    .filter(needed)
+                    .map(|entry| Missing {
+                        id: entry.id,
+                        digest: entry.digest,
+                        path: "segment".into(),
+                        offset: 0,
+                    })
+                    .collect();
+                if !missing.is_empty() {
+                    return DataState::Damaged(Box::new(DamagedState {
+                        identity: self.identity,
+                        formed: formed.clone(),
+                        memberships: vec![formed.members.clone()],
+                        epoch: self.epoch,
+                        peer_epochs: self.peer_epochs.clone(),
+                        last: self.entries.last().map_or(self.log_start, |entry| entry.id),
+                        snapshot,
+                        missing,
+                    }));
+                }
                 DataState::Formed(Box::new(FormedState {
                     identity: self.identity,
                     formed: formed.clone(),
                     recovered: Recovered {
                         hard_state: self.hard_state,
-                        snapshot: self.snapshot.as_ref().map_or(origin, |(meta, _)| meta.clone()),
+                        snapshot,
                         log_start: self.log_start,
                         log_start_digest: self.log_start_digest,
                         entries: self.entries.clone(),
@@ -154,8 +194,7 @@ impl Stored {
                     report: RecoveryReport::default(),
                 }))
             }
-        };
-        Start { state, formation: self.formation.clone(), epoch: self.epoch }
+        }
     }
 
     fn handle(&mut self, request: LogRequest) -> Option<LogCompletion> {
@@ -192,6 +231,30 @@ impl Stored {
                 self.formation = bytes;
                 Some(LogCompletion::FormationStateStored)
             }
+            LogRequest::Supply(to, wants, snapshot) => {
+                let supplies = wants.into_iter().map(|(id, digest)| {
+                    let found = self.entries.iter().find(|it| it.id == id && it.digest == digest);
+                    let supply = match found {
+                        _ if id.index <= self.log_start.index => Supply::Compacted,
+                        Some(_) if self.damaged.contains(&id.index) => Supply::Damaged,
+                        Some(entry) => Supply::Have(entry.clone()),
+                        None => Supply::NeverHad,
+                    };
+                    (id, digest, supply)
+                });
+                Some(LogCompletion::Supplied(to, supplies.collect(), snapshot))
+            }
+            LogRequest::Fill(entry) => {
+                assert!(self.entries.contains(&entry), "not what stood there");
+                self.damaged.remove(&entry.id.index);
+                Some(match self.state() {
+                    DataState::Damaged(state) => LogCompletion::Filled(state.missing),
+                    state @ (DataState::Empty { .. } | DataState::Formed(_)) => {
+                        LogCompletion::Reopened(state)
+                    }
+                })
+            }
+            LogRequest::Reopen => Some(LogCompletion::Reopened(self.state())),
             LogRequest::Form(formed) => {
                 assert!(self.formed.is_none(), "formed twice");
                 self.formed = Some(*formed);
@@ -715,9 +778,45 @@ fn members_that_were_killed_together_have_a_leader_long_before_an_election_timeo
     }
 }
 
+/// Yesterday's copy under a member in the place of its folder: found out, and rebuilt as another node.
 #[test]
-fn an_older_image_of_a_data_folder_is_found_out_and_stays_idle() {
+fn an_older_image_of_a_data_folder_is_found_out_and_taken_in_anew() {
     let mut world = World::cluster(3);
+    let number = older_image(&mut world);
+    world.until("found out", |world| {
+        world.nodes[&address(number)].up.as_ref().is_some_and(|up| up.end.is_some())
+    });
+    let end = world.up(number).end.take().unwrap();
+    assert!(matches!(end, Err(NodeError::Data(DataError::Amnesic { .. }))), "{end:?}");
+    // What the shell does: the folder is set aside.
+    world.wipe(number);
+    world.until("it votes again", |world| {
+        let status = world.status(number);
+        status.phase == Phase::Active && status.membership.is_voter(status.node)
+    });
+    let answer = world.propose(number, 1);
+    assert_eq!(world.answer(answer), Ok(1));
+}
+
+#[test]
+fn an_older_image_of_a_data_folder_stays_idle_where_that_is_wanted() {
+    let mut world = World::new();
+    let list: Vec<String> = (1..=3).map(address).collect();
+    for number in 1..=3 {
+        world.add(number, |settings| {
+            settings.peers.clone_from(&list);
+            settings.rebuild_damaged = false;
+        });
+        world.start(number);
+    }
+    let number = older_image(&mut world);
+    world.until("found out", |world| matches!(world.status(number).phase, Phase::Amnesic(_)));
+    let answer = world.propose(world.leader().unwrap(), 1);
+    assert_eq!(world.answer(answer), Ok(1));
+}
+
+/// A follower starts on its folder as it was three starts ago.
+fn older_image(world: &mut World) -> usize {
     world.until_leader();
     let number = world.follower();
     let image = world.nodes[&address(number)].stored.clone();
@@ -729,9 +828,7 @@ fn an_older_image_of_a_data_folder_is_found_out_and_stays_idle() {
     world.kill(number);
     world.nodes.get_mut(&address(number)).unwrap().stored = image;
     world.start(number);
-    world.until("found out", |world| matches!(world.status(number).phase, Phase::Amnesic(_)));
-    let answer = world.propose(world.leader().unwrap(), 1);
-    assert_eq!(world.answer(answer), Ok(1));
+    number
 }
 
 #[test]

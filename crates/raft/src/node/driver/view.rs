@@ -32,7 +32,10 @@ pub(super) struct DoubtfulList {
 pub(super) struct View {
     configurations: Option<Configurations>,
     feature_level: u16,
+    /// Of the configuration in force.
     infos: BTreeMap<NodeId, Arc<MemberInfo>>,
+    /// Of the committed one.
+    committed_infos: BTreeMap<NodeId, Arc<MemberInfo>>,
     /// Since when the list of members is as it was shown last; `None`: something of it has changed since.
     members_shown: Option<Time>,
     /// What the list of addresses to dial was made of last.
@@ -46,25 +49,32 @@ impl View {
 
     /// True when a configuration is another one than before.
     fn update(&mut self, membership: &Arc<Membership>, committed: &Arc<Membership>) -> bool {
-        if let Some(shown) = &mut self.configurations
-            && Arc::ptr_eq(&shown.in_force, membership)
-        {
-            let same = Arc::ptr_eq(&shown.committed, committed);
-            shown.committed = Arc::clone(committed);
-            return !same;
+        let (same_in_force, same_committed) =
+            self.configurations.as_ref().map_or((false, false), |shown| {
+                (Arc::ptr_eq(&shown.in_force, membership), Arc::ptr_eq(&shown.committed, committed))
+            });
+        if same_in_force && same_committed {
+            return false;
         }
-        self.infos = membership
-            .members()
-            .map(|(node, member)| {
-                (node, Arc::new(MemberInfo::decode(&member.info).unwrap_or_default()))
-            })
-            .collect();
+        if !same_in_force {
+            self.infos = infos_of(membership);
+            self.dial_made_of = None;
+        }
+        if !same_committed {
+            self.committed_infos = infos_of(committed);
+        }
         let (in_force, committed) = (Arc::clone(membership), Arc::clone(committed));
         self.configurations = Some(Configurations { in_force, committed });
         self.members_shown = None;
-        self.dial_made_of = None;
         true
     }
+}
+
+fn infos_of(membership: &Membership) -> BTreeMap<NodeId, Arc<MemberInfo>> {
+    let infos = membership.members().map(|(node, member)| {
+        (node, Arc::new(MemberInfo::decode(&member.info).unwrap_or_default()))
+    });
+    infos.collect()
 }
 
 impl<S: StateMachine> Driver<S> {
@@ -143,6 +153,12 @@ impl<S: StateMachine> Driver<S> {
                 self.out.dial = Some(dial);
             }
         }
+    }
+
+    /// Shows a configuration before there is a protocol that knows of any.
+    pub(super) fn show_members(&mut self, in_force: &Membership, committed: &Membership) {
+        self.view.update(&Arc::new(in_force.clone()), &Arc::new(committed.clone()));
+        self.out.membership.clone_from(&self.view.configurations);
     }
 
     /// Refuses data that cannot be this member's, and a configured list that is neither the one by which the cluster
@@ -232,14 +248,15 @@ impl<S: StateMachine> Driver<S> {
         let matches: BTreeMap<NodeId, Index> =
             raft.progress().map(|(node, progress)| (node, progress.match_index())).collect();
         let leads = raft.role() == RoleKind::Leader;
-        let membership = raft.membership();
+        // One that is not committed may yet be taken back: nobody is told of it as if it were so.
+        let membership = raft.committed_membership();
         let members = membership.members().map(|(node, member)| {
             let own = node == self.node;
             let match_index =
                 if own && leads { Some(raft.durable_index()) } else { matches.get(&node).copied() };
             MemberStatus {
                 node,
-                info: self.view.infos.get(&node).cloned().unwrap_or_default(),
+                info: self.view.committed_infos.get(&node).cloned().unwrap_or_default(),
                 voter: membership.is_voter(node),
                 auto_promote: member.auto_promote,
                 connected: own || self.connected.contains_key(&node),

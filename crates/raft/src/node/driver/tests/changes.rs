@@ -436,6 +436,29 @@ fn a_member_is_added_at_once_and_starts_whenever_it_likes() {
     world.until("told", |world| matches!(world.status(4).phase, Phase::Amnesic(_)));
 }
 
+/// It may yet be taken back, as it is here.
+#[test]
+fn a_change_that_is_not_committed_is_in_nobodys_list() {
+    let mut world = World::cluster(3);
+    let leader = world.until_leader();
+    world.cut.insert(address(leader));
+    let _lost = invite(&mut world, leader, 4, 77);
+    let in_force = |status: &Status| status.membership.contains(awaited(MemberId(77)));
+    world.until("it stands in the log", |world| in_force(&world.status(leader)));
+    assert_eq!(world.status(leader).members.len(), 3);
+    assert_eq!(world.status(leader).find(MemberId(77)), None);
+    let other = world.until_leader();
+    let made = invite(&mut world, other, 5, 78);
+    assert!(world.answer(made).is_ok());
+    assert_eq!(world.status(other).members.len(), 4);
+    world.cut.clear();
+    world.until("it hears of the change that was made", |world| {
+        world.status(leader).find(MemberId(78)).is_some()
+    });
+    assert!(!in_force(&world.status(leader)));
+    assert_eq!(world.status(leader).members.len(), 4);
+}
+
 #[test]
 fn a_member_that_is_awaited_no_more_waits_in_vain() {
     let mut world = World::cluster(3);

@@ -1,0 +1,120 @@
+//! Rot in the logs of several members at once, within what can be repaired: every entry stays intact on a member of
+//! each quorum.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use raft::log::{DataState, Log, Opened};
+use raft_core::{Digest, EntryId, NodeId};
+
+use crate::disk::{Crash, SimDisk};
+use crate::process::DIR;
+use crate::profile::pick;
+use crate::story::Kind;
+use crate::workload::Workload;
+use crate::world::World;
+
+/// Bytes that rot at once, each in a sector of its own.
+const FLIPS: u64 = 6;
+
+impl<W: Workload> World<W> {
+    /// All machines lose power at once, and before they start again bits have rotted in the logs of some of them: whoever misses
+    /// entries gets them from the others, before anybody can lead.
+    pub(crate) fn rot_entries(&mut self) {
+        if self.operator.is_busy() {
+            return;
+        }
+        let Some(raft) = self.leader().and_then(|leader| self.raft(leader)) else { return };
+        let membership = raft.membership();
+        if membership.is_joint() || !self.failing.is_empty() || self.profile.page_tears {
+            return;
+        }
+        let voters: Vec<NodeId> = membership.voters().iter().copied().collect();
+        let machines: Vec<usize> =
+            voters.iter().filter_map(|voter| self.nodes.get(voter).copied()).collect();
+        if machines.len() != voters.len() {
+            return;
+        }
+        for machine in 0..self.machines.len() {
+            let (power, down) = (Crash::Power(self.faults.next_u64()), self.faults.below(200_000));
+            if self.machines[machine].process.is_some() {
+                self.crash(machine, power, down);
+            } else {
+                // Also what only the cache of a machine still holds whose process has died.
+                self.machines[machine].disk.crash(power);
+                self.machines[machine].at_rest = None;
+            }
+        }
+        let mut damaged = BTreeSet::new();
+        for _ in 0..=self.faults.below(FLIPS) {
+            let machine = machines[pick(&mut self.faults, machines.len())];
+            let Some((path, offset)) = self.draw_place(machine) else { continue };
+            let mask = 1 << pick(&mut self.faults, 8);
+            self.machines[machine].disk.flip(&path, offset, mask);
+            if self.is_repairable(&machines) {
+                damaged.insert(machine);
+            } else {
+                self.machines[machine].disk.flip(&path, offset, mask);
+            }
+        }
+        self.tell(Kind::Rot, format!("power fails everywhere, and the logs of {damaged:?} rot"));
+        match damaged.len() {
+            0 => {}
+            1 => self.marks.hit("the log of a member rots"),
+            _ => self.marks.hit("the logs of several members rot"),
+        }
+    }
+
+    /// A byte of a log that was written once.
+    fn draw_place(&mut self, machine: usize) -> Option<(PathBuf, u64)> {
+        let disk = &self.machines[machine].disk;
+        let logs: Vec<(PathBuf, u64)> = disk
+            .lengths()
+            .into_iter()
+            .filter(|(path, len)| path.to_string_lossy().ends_with(".log") && *len > 8192)
+            .collect();
+        if logs.is_empty() {
+            return None;
+        }
+        let (path, len) = &logs[pick(&mut self.faults, logs.len())];
+        let near = (*len - 4096).min(12 << 10);
+        let offset = if self.faults.chance(2, 3) {
+            4096 + self.faults.below(near)
+        } else {
+            *len - 1 - self.faults.below(near)
+        };
+        Some((path.clone(), offset))
+    }
+
+    /// Whether every member still recovers, and whatever one of them misses is intact on one of each quorum.
+    fn is_repairable(&self, machines: &[usize]) -> bool {
+        let mut logs = Vec::new();
+        let mut missing: BTreeSet<(u64, u64, u128)> = BTreeSet::new();
+        for machine in machines {
+            let Some(Opened { log, state }) = self.look(*machine) else { return false };
+            if let DataState::Damaged(damaged) = state {
+                missing.extend(
+                    damaged.missing.iter().map(|it| (it.id.index.0, it.id.term.0, it.digest.0)),
+                );
+            }
+            logs.push(log);
+        }
+        missing.into_iter().all(|(index, term, digest)| {
+            let (id, digest) = (EntryId::new(index, term), Digest(digest));
+            let intact = logs
+                .iter()
+                .filter(|log| matches!(log.supply(id, digest), raft::log::Supply::Have(_)))
+                .count();
+            2 * (logs.len() - intact) < logs.len()
+        })
+    }
+
+    /// What recovery would find on a machine's disk, on a copy of it.
+    fn look(&self, machine: usize) -> Option<Opened<SimDisk>> {
+        let machine = &self.machines[machine];
+        let disk = machine.disk.fork();
+        disk.set_capacity(None);
+        disk.set_fuse(None);
+        Log::open(disk, Path::new(DIR), machine.options(&self.profile), machine.identity()).ok()
+    }
+}
