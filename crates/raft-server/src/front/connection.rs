@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use tonic::codegen::Service as _;
 
 use super::admission::Ticket;
+use super::authority::Mended;
 use super::wire::Wire;
 use super::{Doors, Security};
 use crate::metrics::{Measured, Metrics, Received};
@@ -182,7 +183,7 @@ pub(super) async fn serve_http2(
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(Mended::new(io)), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = stopped(stop) => {

@@ -1,6 +1,7 @@
 //! A member's one port: peers, gRPC and HTTP clients, told apart by their first bytes.
 
 mod admission;
+mod authority;
 mod connection;
 mod wire;
 

@@ -174,6 +174,14 @@ async fn a_stock_etcdctl_works_through_every_member() {
     assert_eq!(hashes.len(), 1, "members differ: {hashes:?}");
     assert_eq!(says(&all, &["alarm", "list"]), "");
     says(&all, &["defrag"]);
+    // Written as URLs, which is what the list of members says, endpoints go to the server as they are.
+    let urls: Vec<String> =
+        members.addresses.iter().map(|address| format!("http://{address}")).collect();
+    for arguments in [&["endpoint", "status"][..], &["endpoint", "hashkv"], &["defrag"]] {
+        let cluster = [arguments, &["--cluster"]].concat();
+        assert_eq!(says(&urls.join(","), arguments).matches("http://").count(), 3);
+        assert_eq!(says(&all, &cluster).matches("http://").count(), 3);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
