@@ -181,7 +181,7 @@ async fn a_leader_that_slept_ends_no_lease_and_a_new_one_keeps_them() {
     // The sleeper's clock runs for this one alone: nobody renews it.
     let other = members.addresses[(sleeper + 1) % 3].clone();
 
-    members.process(sleeper).signal(Signal::STOP);
+    members.process(sleeper).pause();
     let mut beat = tokio::time::interval(CADENCE);
     let since = Instant::now();
     while since.elapsed() < Duration::from_secs(3) {

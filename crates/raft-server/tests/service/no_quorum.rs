@@ -36,7 +36,7 @@ async fn without_a_quorum_everybody_hears_what_etcd_says() {
     put(&address, "k", "v").await.unwrap();
     let others = [(leader + 1) % 3, (leader + 2) % 3];
     for other in others {
-        members.process(other).signal(Signal::STOP);
+        members.process(other).pause();
     }
 
     // It stands in the leader's log, and nobody knows what will become of it.

@@ -13,7 +13,7 @@ use raft_server::proto::etcdserverpb::kv_client::KvClient;
 use raft_server::proto::health::HealthCheckRequest;
 use raft_server::proto::health::health_check_response::ServingStatus;
 use raft_server::proto::health::health_client::HealthClient;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
@@ -101,6 +101,15 @@ impl Process {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill(self.child.id(), signal);
+    }
+
+    /// Stops it until it gets a CONT, and returns when every one of its threads stands still: they go on for a moment after the
+    /// signal was sent.
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::STOP);
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        let (_, status) = waitpid(pid, WaitOptions::UNTRACED).unwrap().unwrap();
+        assert!(status.stopped(), "{status:?}");
     }
 
     pub(crate) fn kill9(&mut self) {

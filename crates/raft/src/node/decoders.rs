@@ -87,11 +87,12 @@ fn message() -> impl Strategy<Value = FormationMessage> {
         (ballot(), ballot())
             .prop_map(|(ballot, promised)| FormationMessage::Refused { ballot, promised }),
         any::<u64>().prop_map(|epoch| FormationMessage::StandingAsk { epoch }),
-        (any::<[u64; 4]>(), membership()).prop_map(|([asked, epoch_seen, a, c], committed)| {
+        (any::<[u64; 5]>(), membership()).prop_map(|([asked, epoch_seen, a, l, c], committed)| {
             FormationMessage::StandingReply {
                 asked,
                 epoch_seen,
                 acknowledged: Index(a),
+                leader: (l % 3 != 0).then(|| NodeId::new(l, u128::from(a))),
                 commit_index: Index(c),
                 committed,
             }

@@ -126,6 +126,8 @@ pub enum FormationMessage {
         epoch_seen: u64,
         /// The highest position that the asker has acknowledged to the sender, when it leads.
         acknowledged: Index,
+        /// Whom the sender follows; itself when it leads. Member 0 in the message: nobody.
+        leader: Option<NodeId>,
         /// The sender's commit index.
         commit_index: Index,
         /// The configuration committed there.
@@ -219,11 +221,19 @@ impl FormationMessage {
                 out.put_u8(8);
                 out.put_u64_le(*epoch);
             }
-            Self::StandingReply { asked, epoch_seen, acknowledged, commit_index, committed } => {
+            Self::StandingReply {
+                asked,
+                epoch_seen,
+                acknowledged,
+                leader,
+                commit_index,
+                committed,
+            } => {
                 out.put_u8(9);
                 out.put_u64_le(*asked);
                 out.put_u64_le(*epoch_seen);
                 out.put_u64_le(acknowledged.0);
+                put_leader(&mut out, *leader);
                 out.put_u64_le(commit_index.0);
                 put_bytes(&mut out, &committed.encode(&[]));
             }
@@ -290,6 +300,7 @@ impl FormationMessage {
                 asked: input.try_get_u64_le().ok()?,
                 epoch_seen: input.try_get_u64_le().ok()?,
                 acknowledged: Index(input.try_get_u64_le().ok()?),
+                leader: get_leader(&mut input)?,
                 commit_index: Index(input.try_get_u64_le().ok()?),
                 committed: get_membership(&mut input)?,
             },
@@ -409,6 +420,17 @@ fn get_entry_id(input: &mut Bytes) -> Option<EntryId> {
     Some(EntryId { index, term: Term(input.try_get_u64_le().ok()?) })
 }
 
+fn put_leader(out: &mut BytesMut, leader: Option<NodeId>) {
+    let leader = leader.unwrap_or_default();
+    out.put_u64_le(leader.member.0);
+    out.put_u128_le(leader.incarnation.0);
+}
+
+fn get_leader(input: &mut Bytes) -> Option<Option<NodeId>> {
+    let leader = NodeId::new(input.try_get_u64_le().ok()?, input.try_get_u128_le().ok()?);
+    Some((leader.member.0 != 0).then_some(leader))
+}
+
 fn put_ballot(out: &mut BytesMut, ballot: Ballot) {
     out.put_u64_le(ballot.round);
     out.put_u64_le(ballot.node.member.0);
@@ -496,6 +518,7 @@ mod tests {
                 asked: 4,
                 epoch_seen: 5,
                 acknowledged: Index(3),
+                leader: Some(NodeId::new(7, 8)),
                 commit_index: Index(6),
                 committed: founding().members,
             },

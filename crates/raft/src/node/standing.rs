@@ -3,9 +3,10 @@
 //! A data directory can be older than it looks: an image restored from a backup, a disk that lost what it had
 //! synced. Its epoch, which every promise carried, is then lower than the one its peers saw. A starting member
 //! therefore promises nothing until a quorum, itself included, has confirmed that none of them knows a higher
-//! epoch or a later acknowledged position of it. docs/disk-format.md states the window that remains.
+//! epoch or a later acknowledged position of it. Only a leader knows positions: as long as one of those who answer
+//! follows a leader, that one has to answer as well. docs/disk-format.md states the window that remains.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use raft_core::{Index, Membership, NodeId, Time};
@@ -25,6 +26,23 @@ pub enum Verdict {
     Amnesic(String),
 }
 
+/// A peer's answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer<'a> {
+    /// The epoch at which this node called itself in the question.
+    pub asked: u64,
+    /// The highest epoch of this node that the peer has seen.
+    pub epoch_seen: u64,
+    /// The highest position that this node has acknowledged to the peer, when it leads.
+    pub acknowledged: Index,
+    /// Whom the peer follows; itself when it leads.
+    pub leader: Option<NodeId>,
+    /// The peer's commit index.
+    pub commit_index: Index,
+    /// The configuration committed there.
+    pub committed: &'a Membership,
+}
+
 /// Collects the answers.
 #[derive(Debug)]
 pub struct Gate {
@@ -37,6 +55,8 @@ pub struct Gate {
     /// Where the log ended when this process began.
     last_log: Index,
     confirmed: BTreeSet<NodeId>,
+    /// Whom those that have answered follow, as each said last.
+    leaders: BTreeMap<NodeId, NodeId>,
     /// Whose quorum counts: the newest configuration known.
     membership: Membership,
     /// Where that one is known to be committed; zero for the own.
@@ -61,6 +81,7 @@ impl Gate {
             epoch,
             last_log,
             confirmed: BTreeSet::from([node]),
+            leaders: BTreeMap::new(),
             membership,
             told_at: Index::ZERO,
             next_ask: now,
@@ -106,16 +127,9 @@ impl Gate {
         (self.verdict == Verdict::Open).then_some(self.next_ask)
     }
 
-    /// A peer's answer to the question in which this node called itself at epoch `asked`.
-    pub fn answer(
-        &mut self,
-        from: NodeId,
-        asked: u64,
-        epoch_seen: u64,
-        acknowledged: Index,
-        commit_index: Index,
-        committed: &Membership,
-    ) {
+    /// A peer has answered.
+    pub fn answer(&mut self, from: NodeId, answer: &Answer<'_>) {
+        let Answer { asked, epoch_seen, acknowledged, leader, commit_index, committed } = *answer;
         // An answer to an earlier life knows nothing of what that one promised after it.
         if self.verdict != Verdict::Open || asked < self.began {
             return;
@@ -135,6 +149,11 @@ impl Gate {
             self.membership = committed.clone();
         }
         self.confirmed.insert(from);
+        // What this node itself knew as the leader of an earlier life, nobody knows any more.
+        match leader.filter(|leader| *leader != self.node) {
+            Some(leader) => self.leaders.insert(from, leader),
+            None => self.leaders.remove(&from),
+        };
         self.decide();
     }
 
@@ -142,7 +161,12 @@ impl Gate {
         let quorum = |voters: &BTreeSet<NodeId>| {
             voters.is_empty() || voters.intersection(&self.confirmed).count() > voters.len() / 2
         };
-        if quorum(self.membership.voters()) && quorum(self.membership.outgoing()) {
+        let leaders_have_answered =
+            self.leaders.values().all(|leader| self.confirmed.contains(leader));
+        if leaders_have_answered
+            && quorum(self.membership.voters())
+            && quorum(self.membership.outgoing())
+        {
             self.verdict = Verdict::Confirmed;
         }
     }
@@ -163,6 +187,20 @@ mod tests {
         Membership::from_voters((1..=count).map(|n| (NodeId::new(n, 1), Bytes::new())))
     }
 
+    fn says<'a>(
+        [asked, epoch_seen, acknowledged, commit_index]: [u64; 4],
+        committed: &'a Membership,
+    ) -> Answer<'a> {
+        Answer {
+            asked,
+            epoch_seen,
+            acknowledged: Index(acknowledged),
+            leader: None,
+            commit_index: Index(commit_index),
+            committed,
+        }
+    }
+
     fn gate(count: u64) -> Gate {
         Gate::new(NodeId::new(1, 1), 5, Index(10), members(count), Time::ZERO)
     }
@@ -176,7 +214,7 @@ mod tests {
     fn a_quorum_with_the_node_itself_confirms() {
         let mut gate = gate(5);
         for (peer, verdict) in [(2, Verdict::Open), (2, Verdict::Open), (3, Verdict::Confirmed)] {
-            gate.answer(NodeId::new(peer, 1), 5, 5, Index(10), Index(3), &members(5));
+            gate.answer(NodeId::new(peer, 1), &says([5, 5, 10, 3], &members(5)));
             assert_eq!(*gate.verdict(), verdict);
         }
     }
@@ -185,10 +223,10 @@ mod tests {
     fn a_higher_epoch_or_a_later_position_makes_amnesic() {
         for (epoch, acknowledged) in [(6, 10), (5, 11)] {
             let mut gate = gate(3);
-            gate.answer(NodeId::new(2, 1), 5, epoch, Index(acknowledged), Index(3), &members(3));
+            gate.answer(NodeId::new(2, 1), &says([5, epoch, acknowledged, 3], &members(3)));
             assert!(matches!(gate.verdict(), Verdict::Amnesic(_)));
             // Nothing that is said later makes it well again.
-            gate.answer(NodeId::new(3, 1), 5, 0, Index(0), Index(3), &members(3));
+            gate.answer(NodeId::new(3, 1), &says([5, 0, 0, 3], &members(3)));
             assert!(matches!(gate.verdict(), Verdict::Amnesic(_)));
         }
     }
@@ -200,12 +238,12 @@ mod tests {
         let (other, away) = (NodeId::new(2, 1), NodeId::new(9, 1));
         let old = Membership::from_voters([(away, Bytes::new())]);
         let mut gate = Gate::new(NodeId::new(1, 1), 5, Index(10), old.clone(), Time::ZERO);
-        gate.answer(other, 5, 5, Index(0), Index(10), &old);
+        gate.answer(other, &says([5, 5, 0, 10], &old));
         assert_eq!(*gate.verdict(), Verdict::Open);
         let asked = gate.ask(Time::from_micros(1_000_000), [other].into_iter());
         assert_eq!(asked, [other, away]);
         let new = Membership::from_voters([(other, Bytes::new())]);
-        gate.answer(other, 5, 5, Index(0), Index(11), &new);
+        gate.answer(other, &says([5, 5, 0, 11], &new));
         assert_eq!(*gate.verdict(), Verdict::Confirmed);
     }
 
@@ -221,10 +259,37 @@ mod tests {
         assert_eq!(gate.ask(soon, std::iter::empty()).len(), 2);
     }
 
+    /// A copy of the folder from just before the last start reaches the same epoch as the life that was lost. Only the
+    /// leader knows what that one acknowledged, and a follower answered first.
+    #[test]
+    fn a_leader_that_is_followed_has_to_answer_too() {
+        let (follower, leader) = (NodeId::new(2, 1), NodeId::new(3, 1));
+        let members = members(3);
+        let following = Answer { leader: Some(leader), ..says([5, 5, 0, 9], &members) };
+        let mut gate = gate(3);
+        gate.answer(follower, &following);
+        assert_eq!(*gate.verdict(), Verdict::Open);
+        gate.answer(leader, &Answer { leader: Some(leader), ..says([5, 5, 11, 12], &members) });
+        assert!(matches!(gate.verdict(), Verdict::Amnesic(_)), "{gate:?}");
+
+        let mut gate = self::gate(3);
+        gate.answer(follower, &following);
+        gate.answer(leader, &Answer { leader: Some(leader), ..says([5, 5, 10, 12], &members) });
+        assert_eq!(*gate.verdict(), Verdict::Confirmed);
+
+        // It died: the follower notices, and says so when it is asked again. Nobody waits for this node itself.
+        for nobody in [None, Some(NodeId::new(1, 1))] {
+            let mut gate = self::gate(3);
+            gate.answer(follower, &following);
+            gate.answer(follower, &Answer { leader: nobody, ..following });
+            assert_eq!(*gate.verdict(), Verdict::Confirmed);
+        }
+    }
+
     #[test]
     fn an_answer_to_an_earlier_life_says_nothing() {
         let mut gate = gate(3);
-        gate.answer(NodeId::new(2, 1), 4, 4, Index(3), Index(3), &members(3));
+        gate.answer(NodeId::new(2, 1), &says([4, 4, 3, 3], &members(3)));
         assert_eq!(*gate.verdict(), Verdict::Open);
     }
 
@@ -232,7 +297,7 @@ mod tests {
     fn voters_that_are_gone_are_not_waited_for_once_a_newer_configuration_is_known() {
         let mut gate = gate(3);
         let newer = Membership::from_voters([1, 8, 9].map(|n| (NodeId::new(n, 1), Bytes::new())));
-        gate.answer(NodeId::new(8, 1), 5, 0, Index(0), Index(20), &newer);
+        gate.answer(NodeId::new(8, 1), &says([5, 0, 0, 20], &newer));
         assert_eq!(*gate.verdict(), Verdict::Confirmed);
     }
 }

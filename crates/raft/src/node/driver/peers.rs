@@ -13,6 +13,7 @@ use crate::node::admin::Origin;
 use crate::node::feature_level;
 use crate::node::formation_message::{FormationMessage, is_gone};
 use crate::node::member_info::MemberInfo;
+use crate::node::standing::Answer;
 
 /// What a node answers to an administrator's request that only the leader can take.
 const NOT_LEADER: &str = "not leader";
@@ -125,6 +126,7 @@ impl<S: StateMachine> Driver<S> {
                     asked,
                     epoch_seen: self.peer_epochs.get(&from).copied().unwrap_or(0),
                     acknowledged,
+                    leader: raft.leader(),
                     commit_index: raft.commit_index(),
                     committed: Membership::clone(committed),
                 };
@@ -134,11 +136,15 @@ impl<S: StateMachine> Driver<S> {
                 asked,
                 epoch_seen,
                 acknowledged,
+                leader,
                 commit_index,
                 committed,
             } => {
                 if let Some(gate) = &mut self.gate {
-                    gate.answer(from, asked, epoch_seen, acknowledged, commit_index, &committed);
+                    let committed = &committed;
+                    let answer =
+                        Answer { asked, epoch_seen, acknowledged, leader, commit_index, committed };
+                    gate.answer(from, &answer);
                 }
             }
             FormationMessage::Promise { .. }

@@ -157,6 +157,7 @@ fn the_answer_to_a_question_of_an_earlier_life_confirms_no_standing() {
             asked: earlier,
             epoch_seen: 0,
             acknowledged: Index::ZERO,
+            leader: None,
             commit_index: Index(1),
             committed: committed.clone(),
         };
