@@ -126,7 +126,10 @@ impl<S: StateMachine> Driver<S> {
                     asked,
                     epoch_seen: self.peer_epochs.get(&from).copied().unwrap_or(0),
                     acknowledged,
-                    leader: raft.leader(),
+                    // Only who would campaign notices that its leader is gone.
+                    leader: raft
+                        .leader()
+                        .filter(|_| self.gate.is_none() && raft.membership().is_voter(self.node)),
                     commit_index: raft.commit_index(),
                     committed: Membership::clone(committed),
                 };
