@@ -1,10 +1,11 @@
 //! What many idle watchers and leases cost a member, and what one watcher that never reads costs the others.
 //!
-//! `cargo run --release --example scale -- 127.0.0.1:54000` speaks to any etcd v3 server. Memory and processor time are what
-//! the server says of itself in its metrics, so that the server should have nothing else to do.
+//! `cargo run --release --example scale -- 127.0.0.1:54000 --pid $(pgrep …)` speaks to any etcd v3 server on this machine that
+//! has nothing else to do; memory and processor time are what the system says of its process.
 
 #![expect(clippy::print_stdout, reason = "a command line tool prints its findings")]
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -17,8 +18,6 @@ use raft_kv::proto::etcdserverpb::{
 use raft_server::proto::etcdserverpb::kv_client::KvClient;
 use raft_server::proto::etcdserverpb::lease_client::LeaseClient;
 use raft_server::proto::etcdserverpb::watch_client::WatchClient;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -36,6 +35,8 @@ const TTL_SECONDS: i64 = 36_000;
 /// Watchers that keep up with what is written, each on a connection of its own.
 const READERS: usize = 10;
 const VALUE_BYTES: usize = 4096;
+/// What the system counts processor time in.
+const TICKS_PER_SECOND: f64 = 100.0;
 const HEAVY: &[u8] = b"heavy";
 
 /// Measures a member.
@@ -43,6 +44,9 @@ const HEAVY: &[u8] = b"heavy";
 struct Options {
     /// The member, as host:port.
     address: String,
+    /// Its process.
+    #[arg(long)]
+    pid: u32,
     /// Idle watchers, each of a key of its own.
     #[arg(long, default_value_t = 10_000)]
     watchers: usize,
@@ -61,59 +65,58 @@ struct Options {
 async fn main() -> Result<()> {
     let options = Options::parse();
     let time = Duration::from_secs(options.seconds);
-    let nothing = idle("nothing", &options.address, time, None, 0).await?;
+    let nothing = idle("nothing", options.pid, time, None, 0).await?;
 
     let mut idlers = JoinSet::new();
     watch_idly(&options.address, options.watchers, &mut idlers).await?;
     let name = format!("{} idle watchers", options.watchers);
-    let watched = idle(&name, &options.address, time, Some(&nothing), options.watchers).await?;
+    let watched = idle(&name, options.pid, time, Some(&nothing), options.watchers).await?;
 
     grant(&options.address, options.leases).await?;
     let name = format!("and {} leases", options.leases);
-    idle(&name, &options.address, time, Some(&watched), options.leases).await?;
+    idle(&name, options.pid, time, Some(&watched), options.leases).await?;
     idlers.abort_all();
 
     let puts = (options.megabytes << 20) / VALUE_BYTES;
-    spread("all read", &options.address, puts).await?;
+    spread("all read", &options, puts).await?;
     let mut deaf = open(&connect(&options.address).await?, [HEAVY]).await?;
-    spread("one never reads", &options.address, puts).await?;
+    spread("one never reads", &options, puts).await?;
     // It is told in the end: everything, or from where on it is too late.
     deaf.message().await?.context("the stream that was not read has ended")?;
     Ok(())
 }
 
-/// What a server says that it uses.
+/// What a process takes.
 struct Figures {
     memory_bytes: f64,
     processor_seconds: f64,
 }
 
-async fn figures(address: &str) -> Result<Figures> {
-    let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
-    let mut page = String::new();
-    stream.read_to_string(&mut page).await?;
-    let value = |name: &str| -> Result<f64> {
-        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        Ok(line.with_context(|| format!("no {name}"))?.trim().parse()?)
-    };
+fn figures(pid: u32) -> Result<Figures> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"));
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The second field is a name in brackets, which may hold anything; the times are the 14th and the 15th.
+    let (_, fields) = stat.rsplit_once(')').context("no name")?;
+    let times = fields.split_whitespace().skip(11).take(2).map(str::parse::<f64>);
+    let ticks = times.sum::<Result<f64, _>>()?;
     Ok(Figures {
-        memory_bytes: value("process_resident_memory_bytes")?,
-        processor_seconds: value("process_cpu_seconds_total")?,
+        memory_bytes: memory.context("no VmRSS")?.trim().parse::<f64>()? * 1024.0,
+        processor_seconds: ticks / TICKS_PER_SECOND,
     })
 }
 
 /// Lets the member be for a while, and says what it takes, and what each of `count` new things takes.
 async fn idle(
     name: &str,
-    address: &str,
+    pid: u32,
     time: Duration,
     before: Option<&Figures>,
     count: usize,
 ) -> Result<Figures> {
-    let first = figures(address).await?;
+    let first = figures(pid)?;
     tokio::time::sleep(time).await;
-    let last = figures(address).await?;
+    let last = figures(pid)?;
     let used = last.processor_seconds - first.processor_seconds;
     let more = before.map_or(0.0, |before| last.memory_bytes - before.memory_bytes);
     println!(
@@ -205,8 +208,9 @@ async fn grant(address: &str, count: usize) -> Result<()> {
 }
 
 /// Writes beside watchers that keep up, and says how long they took to hear of it.
-async fn spread(name: &str, address: &str, puts: usize) -> Result<()> {
-    let before = figures(address).await?;
+async fn spread(name: &str, options: &Options, puts: usize) -> Result<()> {
+    let (address, pid) = (&options.address, options.pid);
+    let before = figures(pid)?;
     let began = Instant::now();
     let mut readers = JoinSet::new();
     for _ in 0..READERS {
@@ -232,7 +236,7 @@ async fn spread(name: &str, address: &str, puts: usize) -> Result<()> {
     while let Some(heard) = readers.join_next().await {
         delays.add(heard??)?;
     }
-    let after = figures(address).await?;
+    let after = figures(pid)?;
     println!(
         "{name}: {puts} puts of {VALUE_BYTES} bytes in {written:.1?}, delay p50 {:?} p99 {:?} max {:?}, {:.0} MiB more",
         Duration::from_micros(delays.value_at_quantile(0.5)),
