@@ -6,6 +6,7 @@
 //! cargo run --release --example torture -- all-kill --rounds 5 --seconds 5
 //! cargo run --release --example torture -- catch-up --writes 100000
 //! cargo run --release --example torture -- snapshot-kill --megabytes 256
+//! cargo run --release --example torture -- floods --seconds 2
 //! cargo run --release --example torture -- synced      # needs strace
 //! cargo run --release --example torture -- sync-error  # needs strace
 //! unshare --map-root-user --mount target/release/examples/torture full-disk
@@ -27,8 +28,10 @@ mod catch_up;
 mod cluster;
 mod damage;
 mod failing_disk;
+mod floods;
 mod harm;
 mod history;
+mod hostile;
 mod kill;
 mod load;
 mod snapshot_kill;
@@ -85,6 +88,8 @@ enum Scenario {
     CatchUp,
     /// A snapshot goes on where it stopped when its receiver, then its sender is killed.
     SnapshotKill,
+    /// Hostile clients of many kinds beside one that behaves.
+    Floods,
     /// With strace attached: a quorum completes an fdatasync before each of 100 answers to one client.
     Synced,
     /// The folder of one stopped member after the other is damaged; it must come back whole.
@@ -107,6 +112,7 @@ impl Scenario {
             | Self::AllKill
             | Self::CatchUp
             | Self::SnapshotKill
+            | Self::Floods
             | Self::Synced => "",
         }
     }
@@ -130,6 +136,7 @@ async fn main() -> Result<()> {
         Scenario::AllKill => kill::kill_rounds(&mut cluster, &options, true).await,
         Scenario::CatchUp => catch_up::catch_up(&mut cluster, &options).await,
         Scenario::SnapshotKill => snapshot_kill::snapshot_kill(&mut cluster, &options).await,
+        Scenario::Floods => floods::floods(&cluster, &options).await,
         Scenario::Synced => synced::synced(&cluster).await,
         Scenario::SyncError => failing_disk::sync_error(&mut cluster, &options).await,
         Scenario::FullDisk => failing_disk::full_disk(&mut cluster, &options).await,
