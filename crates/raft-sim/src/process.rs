@@ -21,6 +21,7 @@ use raft_core::{
     EntryId, Incarnation, MemberId, Membership, NodeId, Rng, StateMachine, Time, mutant,
 };
 
+use crate::attend::Services;
 use crate::audit::AtRest;
 use crate::clock::Clock;
 use crate::disk::SimDisk;
@@ -80,6 +81,7 @@ pub(crate) struct Process<S: StateMachine> {
     pub(crate) epoch: u64,
     pub(crate) last_durable: EntryId,
     pub(crate) next_request: u64,
+    pub(crate) services: Services,
 }
 
 /// What a turn sends.
@@ -250,6 +252,7 @@ impl<S: StateMachine> Machine<S> {
             epoch,
             last_durable,
             next_request: first_request(epoch),
+            services: Services::default(),
         });
         Ok(report)
     }

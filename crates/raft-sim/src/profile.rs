@@ -160,6 +160,8 @@ pub enum Load {
     Bank,
     /// A counter in sessions: commands that are tried again are applied once.
     Sessions,
+    /// Leases that are renewed or end, and watchers of what happens to keys.
+    Tenants,
 }
 
 impl Profile {
@@ -273,6 +275,11 @@ impl Profile {
             profile.rot_entries = 1 + fourth.below(8);
             // Whoever has to be replaced in the end cannot spare another one meanwhile.
             profile.disturbed = false;
+        }
+        if profile.load == Load::Keys && rng.split(10).chance(1, 3) {
+            profile.load = Load::Tenants;
+            // Leases run out by clocks that do not jump, as those of machines do not.
+            profile.clock = 0;
         }
         profile.bound_checkpoints();
         if let Some(rate) = options.rate {
