@@ -123,9 +123,13 @@ impl<S: StateMachine> Machine<S> {
         };
         let fresh = mint(rng);
         let drift = profile.drift_ppm;
+        let disk = SimDisk::new();
+        if profile.misplaced > 0 {
+            disk.remember_writes();
+        }
         Self {
             address,
-            disk: SimDisk::new(),
+            disk,
             settings,
             process: None,
             life: 0,
@@ -143,7 +147,7 @@ impl<S: StateMachine> Machine<S> {
     pub(crate) fn wipe(&mut self, joins: bool) {
         assert!(self.process.is_none(), "{} runs on its disk", self.address);
         self.traces = self.trace();
-        self.disk = SimDisk::new();
+        self.disk = self.disk.replacement();
         self.at_rest = None;
         if !mutant::is_active(30) {
             self.fresh = mint(&mut self.rng);

@@ -100,6 +100,8 @@ pub struct Profile {
     pub rot: u64,
     /// Bits of the logs of several members rot while all of them are down.
     pub rot_entries: u64,
+    /// A write that was acknowledged is lost, or goes elsewhere.
+    pub misplaced: u64,
     /// A power loss tears whole pages, not only the sectors that are being written.
     pub page_tears: bool,
     /// A clock stops for a while, or jumps.
@@ -248,6 +250,7 @@ impl Profile {
             wipe,
             rot,
             rot_entries: 0,
+            misplaced: 0,
             page_tears,
             clock,
             drift_ppm: [1_000, 10_000, DRIFT_MAX_PPM][pick(&mut more, 3)],
@@ -280,6 +283,11 @@ impl Profile {
             profile.load = Load::Tenants;
             // Leases run out by clocks that do not jump, as those of machines do not.
             profile.clock = 0;
+        }
+        let mut fifth = rng.split(11);
+        if profile.members > 2 && !profile.shrink && fifth.chance(1, 5) {
+            profile.misplaced = 1 + fifth.below(10);
+            (profile.only_a_quorum, profile.disturbed) = (false, false);
         }
         profile.bound_checkpoints();
         if let Some(rate) = options.rate {
