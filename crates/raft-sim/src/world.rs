@@ -581,6 +581,11 @@ impl<W: Workload> World<W> {
                 self.crash(machine, Crash::Process, u64::MAX);
                 self.operator.refuses = true;
             }
+            // Whoever starts it again finds out whether it can do without.
+            Err(NodeError::Snapshot(_) | NodeError::SetAside(_)) if self.is_doomed(machine) => {
+                self.marks.hit("ended: a snapshot is damaged");
+                self.crash_by_itself(machine);
+            }
             // What begins a log anew has to be written.
             Err(NodeError::Data(DataError::Io { .. }))
                 if self.is_full(machine) && self.profile.rot_entries > 0 =>

@@ -20,7 +20,7 @@ use atomic_waker::AtomicWaker;
 use raft_core::{ApplyContext, Digest, SnapshotError, SnapshotSource, StateMachine};
 
 use crate::auth::{Access, AuthChanges, AuthState, AuthView, Published};
-use crate::command::{Answer, Command, Query, Response};
+use crate::command::{Answer, Command, FEATURE_LEVEL_WITH_QUOTA, Query, Response};
 use crate::error::KvError;
 use crate::proto::raftkv::Caller;
 use crate::proto::raftkv::command_v1::Kind;
@@ -180,6 +180,8 @@ impl StateMachine for Store {
     type Answer = Result<Answer, KvError>;
     type Snapshot = Picture;
 
+    const FEATURE_LEVEL: u16 = FEATURE_LEVEL_WITH_QUOTA;
+
     fn apply(&mut self, context: ApplyContext, command: Command) -> Result<Response, KvError> {
         let access = Access::of(&command.kind);
         self.authorize(command.caller.as_ref(), &access)?;
@@ -219,6 +221,10 @@ impl StateMachine for Store {
             }
             Kind::Alarm(request) => Ok(Response::Alarm(self.alarm(&request))),
             Kind::Downgrade(request) => self.downgrade(&request).map(|()| Response::Downgrade),
+            Kind::Quota(request) => {
+                self.quota(request);
+                Ok(Response::Quota)
+            }
         }
     }
 

@@ -9,15 +9,18 @@
 //!            unless tombstone: mod main - create_revision | version | lease as u64 | value bytes
 //! leases:    "RKVL" | version u8 = 1 | lease …, at most 65,536
 //! lease:     id as u64 | seconds as u64 | renewals
-//! head:      "RKVH" | version u8 = 4 | revision | compact_revision + 1 | logical size | segments | versions
+//! head:      "RKVH" | version u8 = 5 | revision | compact_revision + 1 | logical size | segments | versions
 //!            | lease blobs | leases | alarms | (type | member) … | target of a downgrade bytes, empty: none
-//!            | auth blobs (version 3 ends before these)
+//!            | auth blobs (version 3 ends before these) | quotas | (member | bytes) … (version 4 ends before these)
 //! ```
 //!
 //! A snapshot is its segments, in order, its leases in order of id, its users and roles (drawn in `auth/encoding.rs`),
 //! and the head. Which keys a lease has is said by
-//! the keys. Blobs are named by their digest and checked by
+//! the keys. While no member has said how large the store may become, the head is of version 4, which every program reads:
+//! only a cluster whose members all know version 5 gets there (decision 18). Blobs are named by their digest and checked by
 //! whoever stores them, so there is no checksum here.
+
+use std::collections::BTreeMap;
 
 use bytes::{BufMut, Bytes};
 use raft_core::SnapshotError;
@@ -32,7 +35,9 @@ const LEASES_MAGIC: &[u8; 4] = b"RKVL";
 const HEAD_MAGIC: &[u8; 4] = b"RKVH";
 const SEGMENT_VERSION: u8 = 1;
 const LEASES_VERSION: u8 = 1;
-const HEAD_VERSION: u8 = 4;
+const HEAD_VERSION: u8 = 5;
+/// Of heads while no member has said how large the store may become.
+const HEAD_VERSION_WITHOUT_QUOTAS: u8 = 4;
 /// Of heads from before there were users.
 const HEAD_VERSION_WITHOUT_AUTH: u8 = 3;
 const TOMBSTONE: u8 = 1;
@@ -204,7 +209,8 @@ impl Head {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         out.put_slice(HEAD_MAGIC);
-        out.put_u8(HEAD_VERSION);
+        let has_quotas = !self.notices.quotas.is_empty();
+        out.put_u8(if has_quotas { HEAD_VERSION } else { HEAD_VERSION_WITHOUT_QUOTAS });
         put_positive(&mut out, self.revision);
         put_positive(&mut out, self.compact_revision + 1);
         put_varint(&mut out, self.logical_size);
@@ -212,7 +218,7 @@ impl Head {
         put_varint(&mut out, self.versions);
         put_varint(&mut out, self.lease_blobs);
         put_varint(&mut out, self.leases);
-        let Notices { alarms, downgrade } = &self.notices;
+        let Notices { alarms, downgrade, quotas } = &self.notices;
         put_varint(&mut out, u64::try_from(alarms.len()).unwrap_or(u64::MAX));
         for (kind, member) in alarms {
             put_positive(&mut out, i64::from(*kind));
@@ -220,14 +226,23 @@ impl Head {
         }
         put_bytes(&mut out, downgrade.as_deref().unwrap_or_default().as_bytes());
         put_varint(&mut out, self.auth_blobs);
+        if has_quotas {
+            put_varint(&mut out, u64::try_from(quotas.len()).unwrap_or(u64::MAX));
+            for (member, bytes) in quotas {
+                put_varint(&mut out, *member);
+                put_varint(&mut out, *bytes);
+            }
+        }
         out
     }
 
     pub(super) fn decode(content: &[u8]) -> Result<Self, SnapshotError> {
-        let is_old = content.get(HEAD_MAGIC.len()) == Some(&HEAD_VERSION_WITHOUT_AUTH);
-        let version = if is_old { HEAD_VERSION_WITHOUT_AUTH } else { HEAD_VERSION };
+        let version = match content.get(HEAD_MAGIC.len()) {
+            Some(&old @ (HEAD_VERSION_WITHOUT_AUTH | HEAD_VERSION_WITHOUT_QUOTAS)) => old,
+            _ => HEAD_VERSION,
+        };
         let mut input = Input::new(content, HEAD_MAGIC, version, "head")?;
-        let head = Self {
+        let mut head = Self {
             revision: input.positive()?,
             compact_revision: input.positive()? - 1,
             logical_size: input.varint()?,
@@ -236,8 +251,11 @@ impl Head {
             lease_blobs: input.varint()?,
             leases: input.varint()?,
             notices: decode_notices(&mut input)?,
-            auth_blobs: if is_old { 0 } else { input.varint()? },
+            auth_blobs: if version > HEAD_VERSION_WITHOUT_AUTH { input.varint()? } else { 0 },
         };
+        if version > HEAD_VERSION_WITHOUT_QUOTAS {
+            head.notices.quotas = decode_quotas(&mut input)?;
+        }
         if !input.rest.is_empty() {
             return Err(undecodable("the head is longer than it should be"));
         }
@@ -262,6 +280,21 @@ fn decode_notices(input: &mut Input<'_>) -> Result<Notices, SnapshotError> {
         .map_err(|_| undecodable("the version of a downgrade is no text"))?;
     notices.downgrade = Some(target).filter(|target| !target.is_empty());
     Ok(notices)
+}
+
+fn decode_quotas(input: &mut Input<'_>) -> Result<BTreeMap<u64, u64>, SnapshotError> {
+    let mut quotas = BTreeMap::new();
+    for _ in 0..input.varint()? {
+        let (member, bytes) = (input.varint()?, input.varint()?);
+        if bytes == 0 || quotas.last_key_value().is_some_and(|(last, _)| *last >= member) {
+            return Err(undecodable("the quotas are not in order"));
+        }
+        quotas.insert(member, bytes);
+    }
+    if quotas.is_empty() {
+        return Err(undecodable("the head has a version without need"));
+    }
+    Ok(quotas)
 }
 
 pub(crate) fn undecodable(what: &str) -> SnapshotError {

@@ -26,6 +26,7 @@ mod settings;
 mod snapshots;
 mod supervisor;
 mod support;
+mod texts;
 mod tls;
 mod watches;
 mod words;

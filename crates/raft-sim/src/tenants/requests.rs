@@ -66,7 +66,9 @@ pub(super) fn done(response: &Response) -> Option<Done> {
         Response::LeaseGrant(response) => Done::Granted(response.id, response.ttl),
         Response::LeaseRenew(ttls) => Done::Renewed(ttls.first().copied()?),
         Response::LeaseExpire(ended) => Done::Expired(ended.clone()),
-        Response::Auth(_) | Response::Alarm(_) | Response::Downgrade => return None,
+        Response::Auth(_) | Response::Alarm(_) | Response::Downgrade | Response::Quota => {
+            return None;
+        }
     };
     Some(done)
 }
