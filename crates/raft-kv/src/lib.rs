@@ -8,6 +8,7 @@ mod command;
 mod error;
 mod key_range;
 mod lease_clock;
+mod lease_keeper;
 mod reader;
 mod store;
 pub mod watch;
@@ -19,6 +20,7 @@ pub use check::{
 pub use command::{Answer, Command, Query, Response};
 pub use error::{Code, KvError};
 pub use lease_clock::LeaseClock;
+pub use lease_keeper::{LeaseKeeper, Standing};
 pub use proto::raftkv::{Caller, Expiry};
 pub use reader::{Events, PinnedReader, Publications, Reader, Stretch, is_read_only};
 pub use store::lease::{LeaseChange, LeaseChanges, LeaseRecord, LeaseState};

@@ -47,6 +47,11 @@ impl<S: StateMachine> Client<S> {
     pub(crate) const fn new(rng: Rng) -> Self {
         Self { rng, waits: None, home: None }
     }
+
+    /// Whether it waits for nothing.
+    pub(crate) const fn is_idle(&self) -> bool {
+        self.waits.is_none()
+    }
 }
 
 struct Request<S: StateMachine> {
@@ -74,7 +79,17 @@ impl<W: Workload> World<W> {
         }
     }
 
+    fn client_mut(&mut self, client: usize) -> &mut Client<W::Machine> {
+        match self.on_errand(client) {
+            Some(machine) => &mut self.errands[machine],
+            None => &mut self.clients[client],
+        }
+    }
+
     fn think(&mut self, client: usize) {
+        if let Some(machine) = self.on_errand(client) {
+            return self.attend_soon(machine);
+        }
         let pause = 100 + self.clients[client].rng.below(self.profile.think_max);
         self.later(pause, Happening::Client(client));
     }
@@ -96,13 +111,13 @@ impl<W: Workload> World<W> {
         self.request(call, machine, ask);
     }
 
-    fn call(&mut self, client: usize) -> Call {
+    pub(crate) fn call(&mut self, client: usize) -> Call {
         let number = self.next_call;
         self.next_call += 1;
         Call { number, client, asked: self.now, floor: self.oracle.floor() }
     }
 
-    fn request(&mut self, call: Call, machine: usize, ask: Ask<W::Machine>) {
+    pub(crate) fn request(&mut self, call: Call, machine: usize, ask: Ask<W::Machine>) {
         let Some(process) = self.process(machine) else { return };
         let proposer = process.driver.node();
         let request = process.next_request;
@@ -133,18 +148,18 @@ impl<W: Workload> World<W> {
                 (NodeRequest::ReadIndex { waiter }, Waiting::Barrier(answer))
             }
         };
-        self.clients[call.client].waits = Some(Request { machine, call, waiting });
+        self.client_mut(call.client).waits = Some(Request { machine, call, waiting });
         self.wake(machine, Input::Request(asks));
     }
 
     /// Whoever asked the process on this machine will never know.
     pub(crate) fn clients_lost(&mut self, machine: usize) {
         self.poll_clients(machine);
-        for client in 0..self.clients.len() {
-            let waits = &mut self.clients[client].waits;
+        for client in 0..self.clients.len() + self.errands.len() {
+            let waits = &mut self.client_mut(client).waits;
             if waits.take_if(|request| request.machine == machine).is_some() {
                 self.oracle.unknown += 1;
-                self.clients[client].home = None;
+                self.client_mut(client).home = None;
                 self.think(client);
             }
         }
@@ -152,8 +167,8 @@ impl<W: Workload> World<W> {
 
     /// Takes in the answers that a process has given.
     pub(crate) fn poll_clients(&mut self, machine: usize) {
-        for client in 0..self.clients.len() {
-            let mine = self.clients[client].waits.take_if(|request| request.machine == machine);
+        for client in 0..self.clients.len() + self.errands.len() {
+            let mine = self.client_mut(client).waits.take_if(|request| request.machine == machine);
             let Some(mut request) = mine else { continue };
             let call = request.call;
             let mut content = true;
@@ -191,6 +206,7 @@ impl<W: Workload> World<W> {
                 Waiting::Barrier(answer) => match answer.try_recv() {
                     Ok(Ok(index)) => {
                         self.oracle.barrier(call.floor, index);
+                        self.load.passed(&call, index);
                         true
                     }
                     Ok(Err(_)) => true,
@@ -199,12 +215,12 @@ impl<W: Workload> World<W> {
             };
             if answered {
                 if !content {
-                    self.clients[client].home = None;
+                    self.client_mut(client).home = None;
                 }
                 self.note(client as u64);
                 self.think(client);
             } else {
-                self.clients[client].waits = Some(request);
+                self.client_mut(client).waits = Some(request);
             }
         }
     }
@@ -250,7 +266,7 @@ impl<W: Workload> World<W> {
 
     /// Whether no client waits.
     pub(crate) fn clients_idle(&self) -> bool {
-        self.clients.iter().all(|client| client.waits.is_none())
+        self.clients.iter().chain(&self.errands).all(Client::is_idle)
     }
 
     /// A fresh write through every member, by the first client.

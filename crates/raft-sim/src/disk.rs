@@ -14,6 +14,10 @@ use std::sync::{Arc, PoisonError};
 use raft::io::{Disk, DiskFile, OpenMode};
 use raft_core::Rng;
 
+mod misplaced;
+
+use misplaced::Remembered;
+
 /// Sectors are written whole or not at all.
 const SECTOR: usize = 512;
 /// Pages are what a disk rewrites as one; see [`SimDisk::set_power_safe_overwrite`].
@@ -141,6 +145,8 @@ struct State {
     read_only: bool,
     capacity: Option<u64>,
     power_safe_overwrite: bool,
+    /// What may still be lost although it was synced.
+    remembered: Remembered,
     trace: u64,
 }
 
@@ -173,6 +179,7 @@ impl SimDisk {
             read_only: false,
             capacity: None,
             power_safe_overwrite: true,
+            remembered: Remembered::default(),
             trace: 0,
         };
         Self { state: Arc::new(std::sync::Mutex::new(state)) }
@@ -560,11 +567,20 @@ impl State {
 }
 
 impl Inode {
-    fn make_durable(&mut self, pending: Vec<Change>) {
+    /// `about` is the number of the file and that of the syncs before.
+    fn make_durable(
+        &mut self,
+        pending: Vec<Change>,
+        remembered: &mut Remembered,
+        about: (u64, u64),
+    ) {
         for change in pending {
             match change {
                 Change::Len(len) => self.durable.resize(len, 0),
-                Change::Write { offset, bytes } => put(&mut self.durable, offset, &bytes),
+                Change::Write { offset, bytes } => {
+                    remembered.write(about, &self.durable, offset, &bytes);
+                    put(&mut self.durable, offset, &bytes);
+                }
             }
         }
     }
@@ -862,7 +878,8 @@ impl DiskFile for SimFile {
             if let Some(inode) = state.inodes.get_mut(&self.inode) {
                 let pending = std::mem::take(&mut inode.pending);
                 if !fails {
-                    inode.make_durable(pending);
+                    let about = (self.inode, state.syncs);
+                    inode.make_durable(pending, &mut state.remembered, about);
                 }
             }
             if fails {

@@ -16,8 +16,11 @@ const FAILURE_ENDS: u64 = 3_000_000;
 /// Parts of the names of files of which a sync may fail.
 const FILES: [&str; 8] =
     ["promises", "promises", ".log", ".log", "spare-", "formation", "snapshot/", ".new"];
-/// Ends of the names of files that rot.
+/// Ends of the names of files that rot, and where others are that do.
 const ROTTING: [&str; 4] = [".log", "promises", "identity", "cluster"];
+const SNAPSHOTS: &str = "/snapshot/";
+/// Ends of the names of files of which writes are lost or go elsewhere.
+const MISPLACED: [&str; 2] = [".log", "promises"];
 
 impl<W: Workload> World<W> {
     pub(crate) fn chaos(&mut self) {
@@ -123,6 +126,23 @@ impl<W: Workload> World<W> {
                 self.rot(machine);
             }
         }
+        if self.strikes(Kind::Misplaced, self.profile.misplaced) {
+            let machine = self.victim();
+            if self.may_damage(machine) {
+                self.misplace(machine);
+            }
+        }
+    }
+
+    /// A write that the disk acknowledged is not where it belongs.
+    fn misplace(&mut self, machine: usize) {
+        let elsewhere = self.faults.chance(1, 2);
+        let disk = self.machines[machine].disk.clone();
+        let Some(what) = disk.lose_write(&mut self.faults, &MISPLACED, elsewhere) else { return };
+        self.doom(machine);
+        self.marks.hit(if elsewhere { "a write goes elsewhere" } else { "a write is lost" });
+        self.tell(Kind::Misplaced, format!("n{}: {what}", machine + 1));
+        self.power_follows(machine);
     }
 
     /// Bits rot in files of which recovery reads every byte: found at the next start at the latest.
@@ -133,15 +153,17 @@ impl<W: Workload> World<W> {
             .into_iter()
             .filter(|(path, len)| {
                 let name = path.to_string_lossy();
-                *len > 0 && ROTTING.iter().any(|rotting| name.ends_with(rotting))
+                let read = ROTTING.iter().any(|rotting| name.ends_with(rotting));
+                *len > 0 && (read || name.contains(SNAPSHOTS))
             })
             .collect();
         if files.is_empty() {
             return;
         }
         self.doom(machine);
-        self.marks.hit("bits rot");
         let (path, len) = &files[pick(&mut self.faults, files.len())];
+        let snapshot = path.to_string_lossy().contains(SNAPSHOTS);
+        self.marks.hit(if snapshot { "a snapshot rots" } else { "bits rot" });
         // Most of a segment is free space: the beginning and the end are of interest, and where something stands.
         let near = (*len).min(16 << 10);
         let offset = match self.faults.below(3) {

@@ -43,6 +43,8 @@ pub enum FaultClass {
     Wipe,
     /// Bits rot.
     Rot,
+    /// Writes that were acknowledged are lost or go elsewhere.
+    Misplaced,
     /// A power loss spoils whole pages.
     Tear,
     /// Members are added, promoted, demoted and removed, leases are switched.
@@ -53,7 +55,7 @@ pub enum FaultClass {
 
 impl FaultClass {
     /// All of them, in the order in which they are listed for people.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Loss,
         Self::Duplication,
         Self::Reordering,
@@ -71,6 +73,7 @@ impl FaultClass {
         Self::Full,
         Self::Wipe,
         Self::Rot,
+        Self::Misplaced,
         Self::Tear,
         Self::Membership,
         Self::Transfer,
@@ -97,6 +100,7 @@ impl FaultClass {
             Self::Full => "full",
             Self::Wipe => "wipe",
             Self::Rot => "rot",
+            Self::Misplaced => "misplaced",
             Self::Tear => "tear",
             Self::Membership => "membership",
             Self::Transfer => "transfer",
@@ -156,6 +160,7 @@ impl Profile {
             (Class::Wipe, &mut self.wipe, 5),
             (Class::Rot, &mut self.rot, 5),
             (Class::Rot, &mut self.rot_entries, 5),
+            (Class::Misplaced, &mut self.misplaced, 5),
             (Class::Membership, &mut self.change, 20),
             (Class::Transfer, &mut self.transfer, 10),
         ];
@@ -173,11 +178,13 @@ impl Profile {
         }
         if self.shrink || self.members < 3 {
             (self.wipe, self.rot, self.page_tears) = (0, 0, false);
-            self.rot_entries = 0;
+            (self.rot_entries, self.misplaced) = (0, 0);
         }
         // Whoever is not there in the end has died.
         self.only_a_quorum &= to.contains(&Class::Crash) || to.contains(&Class::Power);
         self.disturbed &= to.contains(&Class::Partition);
-        self.only_a_quorum &= self.change == 0 && self.wipe + self.rot == 0 && !self.page_tears;
+        let sound = self.wipe + self.rot + self.misplaced == 0 && !self.page_tears;
+        self.only_a_quorum &= self.change == 0 && sound;
+        self.disturbed &= sound;
     }
 }

@@ -27,6 +27,7 @@
 //! A seed that fails panics with what was violated; [`run_with`] runs that one again, alone. Who wants to check answers
 //! in another way, or has clients that remember what they were told, writes a [`Workload`].
 
+mod attend;
 mod audit;
 mod bank;
 mod campaign;
@@ -54,6 +55,7 @@ mod sessions;
 mod shrink;
 mod story;
 mod tape;
+mod tenants;
 mod workload;
 mod world;
 
@@ -68,4 +70,4 @@ pub use run::{Failure, Report, faults_of, run, run_with, survive, virtual_time};
 pub use sessions::ExactlyOnce;
 pub use shrink::{Shrunk, shrink};
 pub use story::Fault;
-pub use workload::{Ask, Call, Workload};
+pub use workload::{Ask, Attendant, Attention, Call, Workload};

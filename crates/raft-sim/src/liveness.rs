@@ -15,6 +15,8 @@ use crate::world::{Happening, World};
 const PATIENCE: Duration = Duration::from_secs(8);
 /// Whoever is stable stays so for this long.
 const STABLE: u64 = 3_000_000;
+/// What happens by itself has happened this long after [`STABLE`].
+const SETTLED: u64 = 500_000;
 /// How long nobody asks for anything when a disturber begins.
 const UNDISTURBED: u64 = 1_000_000;
 /// How often, and how long apart, the world looks whether two members disagree.
@@ -52,7 +54,17 @@ impl<W: Workload> World<W> {
             self.picture()
         );
         self.match_logs();
+        self.await_settled();
         self.compare_states();
+    }
+
+    /// What members do beside their state machines is done.
+    fn await_settled(&mut self) {
+        let end = self.now + SETTLED;
+        while let Some(what) = self.load.unsettled() {
+            assert!(self.now < end, "L5: {what}\n{}", self.picture());
+            self.run_until(self.now + 5_000);
+        }
     }
 
     /// The highest term of any member that takes part.

@@ -21,6 +21,7 @@ use raft_core::{
     EntryId, Incarnation, MemberId, Membership, NodeId, Rng, StateMachine, Time, mutant,
 };
 
+use crate::attend::Services;
 use crate::audit::AtRest;
 use crate::clock::Clock;
 use crate::disk::SimDisk;
@@ -80,6 +81,7 @@ pub(crate) struct Process<S: StateMachine> {
     pub(crate) epoch: u64,
     pub(crate) last_durable: EntryId,
     pub(crate) next_request: u64,
+    pub(crate) services: Services,
 }
 
 /// What a turn sends.
@@ -121,9 +123,13 @@ impl<S: StateMachine> Machine<S> {
         };
         let fresh = mint(rng);
         let drift = profile.drift_ppm;
+        let disk = SimDisk::new();
+        if profile.misplaced > 0 {
+            disk.remember_writes();
+        }
         Self {
             address,
-            disk: SimDisk::new(),
+            disk,
             settings,
             process: None,
             life: 0,
@@ -141,7 +147,7 @@ impl<S: StateMachine> Machine<S> {
     pub(crate) fn wipe(&mut self, joins: bool) {
         assert!(self.process.is_none(), "{} runs on its disk", self.address);
         self.traces = self.trace();
-        self.disk = SimDisk::new();
+        self.disk = self.disk.replacement();
         self.at_rest = None;
         if !mutant::is_active(30) {
             self.fresh = mint(&mut self.rng);
@@ -250,6 +256,7 @@ impl<S: StateMachine> Machine<S> {
             epoch,
             last_durable,
             next_request: first_request(epoch),
+            services: Services::default(),
         });
         Ok(report)
     }

@@ -100,6 +100,8 @@ pub struct Profile {
     pub rot: u64,
     /// Bits of the logs of several members rot while all of them are down.
     pub rot_entries: u64,
+    /// A write that was acknowledged is lost, or goes elsewhere.
+    pub misplaced: u64,
     /// A power loss tears whole pages, not only the sectors that are being written.
     pub page_tears: bool,
     /// A clock stops for a while, or jumps.
@@ -160,6 +162,8 @@ pub enum Load {
     Bank,
     /// A counter in sessions: commands that are tried again are applied once.
     Sessions,
+    /// Leases that are renewed or end, and watchers of what happens to keys.
+    Tenants,
 }
 
 impl Profile {
@@ -246,6 +250,7 @@ impl Profile {
             wipe,
             rot,
             rot_entries: 0,
+            misplaced: 0,
             page_tears,
             clock,
             drift_ppm: [1_000, 10_000, DRIFT_MAX_PPM][pick(&mut more, 3)],
@@ -273,6 +278,16 @@ impl Profile {
             profile.rot_entries = 1 + fourth.below(8);
             // Whoever has to be replaced in the end cannot spare another one meanwhile.
             profile.disturbed = false;
+        }
+        if profile.load == Load::Keys && rng.split(10).chance(1, 3) {
+            profile.load = Load::Tenants;
+            // Leases run out by clocks that do not jump, as those of machines do not.
+            profile.clock = 0;
+        }
+        let mut fifth = rng.split(11);
+        if profile.members > 2 && !profile.shrink && fifth.chance(1, 5) {
+            profile.misplaced = 1 + fifth.below(10);
+            (profile.only_a_quorum, profile.disturbed) = (false, false);
         }
         profile.bound_checkpoints();
         if let Some(rate) = options.rate {

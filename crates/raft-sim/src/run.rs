@@ -14,6 +14,7 @@ use crate::profile::{Load, Options, Profile};
 use crate::sessions;
 use crate::story::Fault;
 use crate::tape::Tape;
+use crate::tenants::Tenants;
 use crate::workload::Workload;
 use crate::world::World;
 
@@ -173,6 +174,7 @@ pub fn run(seed: u64, options: &Options) -> Result<Report, Box<Failure>> {
         Load::Keys => run_with(seed, options, KeyValue::new),
         Load::Bank => run_with(seed, options, Bank::new),
         Load::Sessions => run_with(seed, options, sessions::counter),
+        Load::Tenants => run_with(seed, options, Tenants::new),
     };
     report.map_err(|failure| {
         let arguments = failure.arguments();
@@ -248,6 +250,7 @@ impl Watched {
             Load::Keys => Self::of(watch(seed, options, KeyValue::new)),
             Load::Bank => Self::of(watch(seed, options, Bank::new)),
             Load::Sessions => Self::of(watch(seed, options, sessions::counter)),
+            Load::Tenants => Self::of(watch(seed, options, Tenants::new)),
         }
     }
 

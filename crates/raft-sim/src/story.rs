@@ -71,6 +71,7 @@ pub(crate) enum Kind {
     Reordering,
     Replay,
     Stall,
+    Misplaced,
     /// A machine stops in the middle of its recovery.
     Recovery(usize),
     /// Whoever was cut off, or whose disk fails or rots, is restarted.
@@ -102,6 +103,8 @@ impl Kind {
             Self::Reordering => 17,
             Self::Replay => 18,
             Self::Stall => 19,
+            // As the fifth machine's recovery, which never minds.
+            Self::Misplaced => 20,
             // A machine's number is below `MACHINES`: Profile::draw never makes more.
             Self::Recovery(machine) => MACHINES + machine as u64 % MACHINES,
             Self::FollowUp(machine) => 2 * MACHINES + machine as u64 % MACHINES,

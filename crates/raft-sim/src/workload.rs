@@ -6,7 +6,9 @@
 //! and that everybody is answered in the end (docs/testing.md). Most state machines need no workload of their own: see
 //! [`Reference`](crate::Reference).
 
-use raft_core::{EntryId, Index, NodeId, Rng, Session, StateMachine};
+use std::fmt;
+
+use raft_core::{EntryId, Index, NodeId, Rng, Session, StateMachine, Term, Time};
 
 use crate::marks::Marks;
 
@@ -33,12 +35,60 @@ pub enum Ask<S: StateMachine> {
 pub struct Call {
     /// Counts the requests of a run, from 0.
     pub number: u64,
-    /// Whose it is. Clients are numbered from 0, and each has one request at a time.
+    /// Whose it is. Clients are numbered from 0, and each has one request at a time. Behind them come the members
+    /// themselves, with what they ask in [`Workload::attend`].
     pub client: usize,
     /// When it was asked, in microseconds of virtual time.
     pub asked: u64,
     /// The highest position of a command that had been answered to anybody by then.
     pub floor: Index,
+}
+
+/// A member whose process does something beside its state machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Attendant {
+    /// The member.
+    pub node: NodeId,
+    /// What its clock shows: clocks run apart.
+    pub now: Time,
+    /// Its term.
+    pub term: Term,
+    /// Who leads in that term, if it knows.
+    pub leader: Option<NodeId>,
+    /// What it asked last is answered or will not be: it may ask again.
+    pub is_idle: bool,
+}
+
+impl Attendant {
+    /// Whether it believes that it leads.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.leader == Some(self.node)
+    }
+}
+
+/// What a member does next beside its state machine.
+pub struct Attention<S: StateMachine> {
+    /// It asks this of its own node; only if it is idle.
+    pub ask: Option<Ask<S>>,
+    /// There is more to do at once.
+    pub busy: bool,
+    /// When its clock shows this, there will be.
+    pub deadline: Option<Time>,
+}
+
+impl<S: StateMachine> fmt::Debug for Attention<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { ask, busy, deadline } = self;
+        let asks = ask.is_some();
+        write!(f, "Attention {{ asks: {asks}, busy: {busy}, deadline: {deadline:?} }}")
+    }
+}
+
+impl<S: StateMachine> Default for Attention<S> {
+    fn default() -> Self {
+        Self { ask: None, busy: false, deadline: None }
+    }
 }
 
 /// What clients ask of a state machine in one run, and what they must be told. Equal seeds must give equal runs: draw
@@ -107,6 +157,44 @@ pub trait Workload {
         answer: <Self::Machine as StateMachine>::Answer,
     ) {
         let _ = (call, now, answer);
+    }
+
+    /// A barrier that the client asked for is answered with this position.
+    fn passed(&mut self, call: &Call, index: Index) {
+        let _ = (call, index);
+    }
+
+    /// A process begins on this member, with this state machine, which is empty: it may be restored before anything else
+    /// happens, or not even start.
+    fn starts(&mut self, node: NodeId, machine: &mut Self::Machine) {
+        let _ = (node, machine);
+    }
+
+    /// The process on this member is gone, with whatever it had beside its state machine.
+    fn stops(&mut self, node: NodeId) {
+        let _ = node;
+    }
+
+    /// Whether members do anything beside their state machines: whether [`attend`](Self::attend) is called.
+    fn attends(&self) -> bool {
+        false
+    }
+
+    /// A member does some of what it does beside its state machine. Called soon after it has applied something, knows
+    /// something else of who leads, or has an answer, and when it wanted to be called; `call` is what it would ask.
+    fn attend(
+        &mut self,
+        call: &Call,
+        member: &Attendant,
+        rng: &mut Rng,
+    ) -> Attention<Self::Machine> {
+        let _ = (call, member, rng);
+        Attention::default()
+    }
+
+    /// What should have happened by itself, since clients ask for nothing any more, and has not.
+    fn unsettled(&self) -> Option<String> {
+        None
     }
 
     /// A member has applied everything up to `applied`, and this is its state. Called after each batch.

@@ -38,6 +38,8 @@ pub(crate) enum Happening {
     Apply(usize, u64),
     /// The snapshot worker does one job.
     Snapshot(usize, u64),
+    /// A process does something beside its state machine.
+    Attend(usize, u64),
     /// A message comes out of a connection.
     Arrive(u64, u64, Box<PeerMessage>),
     /// The caller notices that its connection is gone.
@@ -81,6 +83,8 @@ pub(crate) struct World<W: Workload> {
     pub(crate) nodes: BTreeMap<NodeId, usize>,
     pub(crate) wires: Wires,
     pub(crate) clients: Vec<Client<W::Machine>>,
+    /// What members ask themselves, by machine: clients like the others, numbered behind them.
+    pub(crate) errands: Vec<Client<W::Machine>>,
     /// What they ask, and what must be answered.
     pub(crate) load: W,
     pub(crate) oracle: Oracle,
@@ -138,6 +142,7 @@ impl<W: Workload> World<W> {
             nodes,
             wires: Wires::default(),
             clients: (0..profile.clients).map(|nth| Client::new(workload.split(nth))).collect(),
+            errands: (0..count).map(|_| Client::new(Rng::new(0))).collect(),
             load,
             oracle: Oracle::default(),
             links: (0..count * count).map(|nth| network.split(nth)).collect(),
@@ -211,6 +216,7 @@ impl<W: Workload> World<W> {
             | Happening::LogIdle(machine, life)
             | Happening::Apply(machine, life)
             | Happening::Snapshot(machine, life)
+            | Happening::Attend(machine, life)
             | Happening::Dial(machine, life) => Some((*machine, *life)),
             Happening::Arrive(..)
             | Happening::Broken(_)
@@ -241,6 +247,7 @@ impl<W: Workload> World<W> {
             Happening::LogIdle(machine, _) => self.idle_log(machine),
             Happening::Apply(machine, _) => self.work_apply(machine),
             Happening::Snapshot(machine, _) => self.work_snapshot(machine),
+            Happening::Attend(machine, _) => self.attend(machine),
             Happening::Arrive(connection, epoch, message) => {
                 self.arrive(connection, epoch, *message);
             }
@@ -302,7 +309,9 @@ impl<W: Workload> World<W> {
             );
         }
         let (profile, now) = (self.profile.clone(), self.now);
-        let state = self.load.machine();
+        let mut state = self.load.machine();
+        let node = self.machines[machine].node();
+        self.load.starts(node, &mut state);
         let outcome = self.machines[machine].start(&profile, now, state);
         if self.machines[machine].disk.is_blown() {
             self.blown(machine);
@@ -393,6 +402,7 @@ impl<W: Workload> World<W> {
             self.marks.hit("crash in a joint configuration");
         }
         self.machines[machine].process = None;
+        self.load.stops(node);
         self.machines[machine].paused = false;
         if let Some(tape) = &mut self.tape {
             tape.state(self.now, machine, State::Down(crash));
@@ -481,6 +491,7 @@ impl<W: Workload> World<W> {
         }
         self.check(machine);
         self.poll_clients(machine);
+        self.notice_standing(machine);
         self.plan_deadline(machine);
     }
 
@@ -569,6 +580,11 @@ impl<W: Workload> World<W> {
                 self.marks.hit("ended: damage that nobody can repair");
                 self.crash(machine, Crash::Process, u64::MAX);
                 self.operator.refuses = true;
+            }
+            // Whoever starts it again finds out whether it can do without.
+            Err(NodeError::Snapshot(_) | NodeError::SetAside(_)) if self.is_doomed(machine) => {
+                self.marks.hit("ended: a snapshot is damaged");
+                self.crash_by_itself(machine);
             }
             // What begins a log anew has to be written.
             Err(NodeError::Data(DataError::Io { .. }))
@@ -697,6 +713,7 @@ impl<W: Workload> World<W> {
             self.load.look(node, process.apply.applied(), process.apply.machine());
         }
         self.poll_clients(machine);
+        self.attend_soon(machine);
         self.plan_work(machine, life);
     }
 

@@ -88,6 +88,41 @@ fn a_failed_sync_drops_what_it_should_have_written() {
 }
 
 #[test]
+fn a_write_that_was_acknowledged_is_lost_or_goes_elsewhere_but_never_the_last_one() {
+    let (mut lost, mut elsewhere) = (0, 0);
+    for seed in 0..50 {
+        let disk = disk();
+        disk.remember_writes();
+        let file = disk.open(Path::new("/d/a.log"), OpenMode::CreateNew).unwrap();
+        let other = disk.open(Path::new("/d/b"), OpenMode::CreateNew).unwrap();
+        for (sector, byte) in (0..4).zip(1..) {
+            file.write_at(sector * 512, &[byte; 512]).unwrap();
+            other.write_at(sector * 512, &[byte; 512]).unwrap();
+            file.sync().unwrap();
+            other.sync().unwrap();
+        }
+        disk.sync_dir(Path::new("/d")).unwrap();
+        let mut rng = raft_core::Rng::new(seed);
+        let misplaced = seed % 2 == 1;
+        assert!(disk.lose_write(&mut rng, &[".log"], misplaced).is_some());
+        disk.crash(Crash::Power(seed));
+        let sectors = |path| {
+            let bytes = read(&disk, path).unwrap();
+            bytes.chunks(512).map(|sector| sector[0]).collect::<Vec<u8>>()
+        };
+        assert_eq!(sectors("/d/b"), [1, 2, 3, 4], "another file");
+        let found = sectors("/d/a.log");
+        let zeros = found.iter().filter(|byte| **byte == 0).count();
+        if misplaced {
+            elsewhere += usize::from(found != [1, 2, 3, 4] && zeros <= 1);
+        } else {
+            lost += usize::from(zeros == 1 && found[3] == 4);
+        }
+    }
+    assert!(lost == 25 && elsewhere > 10, "{lost} {elsewhere}");
+}
+
+#[test]
 fn fuse_capacity_and_trace() {
     let run = || {
         let disk = disk();

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use raft_core::mutant;
+
 use super::interest::{Group, Interests, RangeName};
 use super::{Delivery, Filters, Interest, Mailbox, Selection, revision_of};
 use crate::key_range::KeyRange;
@@ -128,13 +130,14 @@ impl Hub {
                 }
             }
             HubRequest::Progress { stream, notify, joins } => {
-                self.dispatch();
+                let revision = if mutant::is_active(40) {
+                    self.reader.revision()
+                } else {
+                    self.dispatch();
+                    self.next - 1
+                };
                 if let Some(known) = self.streams.get(&stream) {
-                    known.mailbox.push(Delivery::Progress {
-                        revision: self.next - 1,
-                        notify,
-                        joins,
-                    });
+                    known.mailbox.push(Delivery::Progress { revision, notify, joins });
                 }
             }
             HubRequest::Close { stream } => {

@@ -1,14 +1,14 @@
-// Shared by the test and by the example in the crate's documentation: a counter as a user of the library writes it.
+// Shared by the test, the example in the crate's documentation, and the swarm: a counter as a user of the library writes it.
 use bytes::{BufMut as _, Bytes, BytesMut};
 use raft_core::{
     ApplyContext, Command, DecodeError, Digest, Snapshot, SnapshotError, SnapshotSink,
     SnapshotSource, StateMachine,
 };
 
-#[derive(Default)]
+#[derive(Default, Debug)]
 pub(crate) struct Counter(pub(crate) u64);
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Add(pub(crate) u64);
 
 impl Command for Add {
