@@ -107,6 +107,17 @@ pub struct PicturedVersion {
     pub deleted: bool,
 }
 
+impl PicturedVersion {
+    pub(crate) fn of(version: &Version) -> Self {
+        let mut kv = version.key_value();
+        if version.live.is_none() {
+            kv.mod_revision = 0;
+        }
+        let Revision { main, sub } = version.revision;
+        Self { main, sub, kv, deleted: version.live.is_none() }
+    }
+}
+
 impl Picture {
     /// The newest revision.
     #[must_use]
@@ -122,18 +133,7 @@ impl Picture {
 
     /// Every version that is kept, in the order in which they were written; the same each time.
     pub fn versions(&self) -> impl Iterator<Item = PicturedVersion> + '_ {
-        self.retained_from(Revision::ZERO).map(|version| {
-            let mut kv = version.key_value();
-            if version.live.is_none() {
-                kv.mod_revision = 0;
-            }
-            PicturedVersion {
-                main: version.revision.main,
-                sub: version.revision.sub,
-                kv,
-                deleted: version.live.is_none(),
-            }
-        })
+        self.retained_from(Revision::ZERO).map(|version| PicturedVersion::of(&version))
     }
 
     /// The leases.
@@ -227,7 +227,7 @@ impl Snapshot for Picture {
 }
 
 /// Puts the segment into the sink.
-fn finish(
+pub(super) fn finish(
     writer: &SegmentWriter,
     head: &mut Head,
     sink: &mut dyn SnapshotSink,
@@ -238,7 +238,7 @@ fn finish(
 }
 
 /// Puts a blob into the sink, unless it is there from an earlier snapshot.
-fn put(content: &[u8], sink: &mut dyn SnapshotSink) -> Result<BlobId, SnapshotError> {
+pub(super) fn put(content: &[u8], sink: &mut dyn SnapshotSink) -> Result<BlobId, SnapshotError> {
     let id = BlobId::of(content);
     if sink.reuse(id)? { Ok(id) } else { sink.put(content) }
 }

@@ -22,6 +22,7 @@ mod record;
 mod recovery;
 mod repair;
 mod salvage;
+mod seed;
 mod segment;
 pub mod snapshot;
 mod spares;
@@ -35,6 +36,7 @@ pub use options::{
     Belongs, DamagedState, DataState, Formed, FormedState, Identity, LatchError, LogOptions,
     LogStatus, Missing, Opened, RecoveryReport, Supply,
 };
+pub use seed::{SeedError, seed};
 pub use store::Log;
-pub use survivor::Survivor;
+pub use survivor::{Survivor, SurvivorSnapshot};
 pub use worker::{LogCompletion, LogRequest, LogWorker};
