@@ -425,13 +425,17 @@ async fn damaged_members_repair_each_other() {
         nodes[0].propose(Add(number)).await.unwrap();
     }
     let expected = nodes[0].read(()).await.unwrap();
+    for node in &nodes {
+        // A quorum is enough for an answer: one of them may still have nothing in its log that could be damaged.
+        assert_eq!(node.read(()).await.unwrap(), expected);
+    }
     stop(nodes).await;
     let first = |number: usize| dir.path().join(format!("member_{number}/0000000001.log"));
     let mut damaged = Vec::new();
     for number in 0..3 {
         let mut content = std::fs::read(first(number)).unwrap();
         let intact = content.clone();
-        // In another third of each log; how many sectors it has depends on how entries came together.
+        // In another part of each log. How many sectors it takes depends on how entries came together in batches.
         let used = content[4096..].chunks(512).take_while(|sector| sector.iter().any(|b| *b != 0));
         let place = 4096 + 512 * (used.count() * (number + 1) / 5);
         content[place + 130] ^= 1;
@@ -439,16 +443,14 @@ async fn damaged_members_repair_each_other() {
         damaged.push((place, intact));
     }
     let nodes = cluster(dir.path(), &addresses).await;
-    let mut as_they_were = true;
     for node in &nodes {
         let back = |status: &Status| status.phase == Phase::Active && status.leader.is_some();
         let status = until(node, "it takes part again", back).await;
-        as_they_were &= status.membership.removed().is_empty();
+        assert!(status.membership.removed().is_empty(), "as who it was");
         assert_eq!(node.read(()).await.unwrap(), expected);
     }
+    assert_eq!(nodes[0].propose(Add(1)).await, Ok(61));
     stop(nodes).await;
-    // Who finds that the others lead and lack its entry is rebuilt instead: another folder.
-    let damaged = if as_they_were { damaged } else { Vec::new() };
     for (number, (place, intact)) in damaged.into_iter().enumerate() {
         let content = std::fs::read(first(number)).unwrap();
         assert_eq!(content[place..place + 512], intact[place..place + 512], "member {number}");
