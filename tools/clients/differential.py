@@ -1,7 +1,7 @@
 """The same random requests to etcd and to the servers under test, over the JSON gateway: every answer must be equal.
 
 Arguments: etcd as host:port, the members under test as host:port[,host:port…], a seed, a number of requests. Both must be
-fresh. Left out of the comparison are the ids of cluster and members, terms, remaining seconds of leases and the `details`
+fresh. A fifth as many requests come afterwards, when authentication is on, of users who may do little. Left out of the comparison are the ids of cluster and members, terms, remaining seconds of leases and the `details`
 of errors. Each kind of request is a line, `ok …` or `FAILED …`; what differs is told on standard error with the request.
 
 The access patterns are those of a kube-apiserver (transactions that compare a modification revision, lists by limit and
@@ -11,6 +11,7 @@ make no sense.
 
 import base64
 import collections
+import copy
 import http.client
 import json
 import random
@@ -39,11 +40,12 @@ class Server:
     def open(self):
         return http.client.HTTPConnection(self.host, int(self.port), timeout=TIMEOUT)
 
-    def ask(self, path, body):
+    def ask(self, path, body, token=None):
         if self.connection is None:
             self.connection = self.open()
         try:
-            self.connection.request("POST", "/v3/" + path, json.dumps(body))
+            headers = {} if token is None else {"Authorization": token}
+            self.connection.request("POST", "/v3/" + path, json.dumps(body), headers)
             answer = self.connection.getresponse()
             return answer.status, json.loads(answer.read())
         except Exception:
@@ -321,6 +323,70 @@ def request():
     return "watch", None
 
 
+PASSWORDS = {"ann": "a", "bob": "b", "eve": "e", "root": "r"}
+# What a role allows: from one key on, up to another.
+GRANTS = {"low": ("READ", "a", "c"), "mid": ("READWRITE", "b", "d"), "one": ("WRITE", "c/", ""), "root": None}
+HAS = {"ann": ["low"], "bob": ["mid", "one"], "eve": [], "root": ["root"]}
+
+
+def restrict():
+    """What makes authentication useful, in order."""
+    # What is there of the requests before.
+    yield from [("auth/user/delete", {"name": name}) for name in PASSWORDS]
+    yield from [("auth/role/delete", {"role": role}) for role in GRANTS]
+    for role, grant in GRANTS.items():
+        yield "auth/role/add", {"name": role}
+        if grant:
+            kind, start, end = grant
+            permission = {"permType": kind, "key": b64(start), "range_end": b64(end)}
+            yield "auth/role/grant", {"name": role, "perm": permission}
+    for name, password in PASSWORDS.items():
+        yield "auth/user/add", {"name": name, "password": password}
+        yield from [("auth/user/grant", {"user": name, "role": role}) for role in HAS[name]]
+    yield "auth/enable", {}
+
+
+def simplified(txn):
+    """Without that by which etcd before 3.5.31 lets users read or take what is not theirs: see its advisories."""
+    for branch in ("success", "failure"):
+        txn[branch] = [op for op in txn.get(branch, []) if "request_txn" not in op]
+        for op in txn[branch]:
+            put = op.get("request_put", {})
+            for name in ("prev_kv", "lease", "ignore_lease", "ignore_value"):
+                put.pop(name, None)
+    return txn
+
+
+def restricted_request():
+    """Without what etcd before 3.6 lets anybody do and later ones do not (to compact), or the other way round (to ask
+    whether authentication is on)."""
+    kind = rng.randrange(20)
+    if kind < 6:
+        return "kv/range", range_request()
+    if kind < 10:
+        return "kv/put", put_request()
+    if kind < 13:
+        return "kv/deleterange", delete_request()
+    if kind < 17:
+        return "kv/txn", simplified(copy.deepcopy(txn_request()))
+    if kind < 18:
+        return "lease/grant", grant_request()
+    return rng.choice([
+        ("auth/user/get", {"name": rng.choice(list(PASSWORDS) + ["nobody"])}),
+        ("auth/role/get", {"role": rng.choice(["low", "mid", "one", "none"])}),
+        ("auth/user/list", {}),
+        ("auth/role/list", {}),
+        ("auth/user/add", {"name": "new", "password": "n"}),
+        ("auth/role/add", {"name": "new"}),
+        ("auth/user/grant", {"user": "eve", "role": rng.choice(["low", "none"])}),
+        ("auth/user/revoke", {"name": "eve", "role": rng.choice(["low", "none"])}),
+        ("auth/role/grant", {"name": "one", "perm": {"permType": "READ", "key": b64("d")}}),
+        ("auth/role/revoke", {"role": "one", "key": b64("d")}),
+        ("auth/authenticate", {"name": rng.choice(["ann", "nobody", ""]), "password": rng.choice(["a", "x"])}),
+        ("auth/enable", {}),
+    ])
+
+
 def watch_request():
     # From a key on, so that the last write is among what it hears.
     request = {"key": b64(rng.choice(["a", "b", "c/", "\x00"])), "range_end": b64("\x00")}
@@ -399,6 +465,30 @@ def main():
             leases.pop(1)
         if sum(different.values()) > 200:
             break
+    for path, body in restrict():
+        judge("restriction", (path, body), *[(status, comparable(answer)) for status, answer in (
+            etcd.ask(path, body), ours[0].ask(path, body))])
+    tokens = []
+    for server in (etcd, ours[0]):
+        tokens.append({None: None, "garbage": "garbage.1"})
+        for name, password in PASSWORDS.items():
+            status, answer = server.ask("auth/authenticate", {"name": name, "password": password})
+            tokens[-1][name] = answer.get("token")
+    for n in range(count // 5):
+        path, body = restricted_request()
+        who = rng.choice(["ann", "ann", "bob", "bob", "eve", "root", "root", None, "garbage"])
+        if who is None and not any(body.get(part) for part in ("key", "name", "compare", "success", "failure")):
+            # Whoever does not say who it is gets leases from etcd before 3.5.31, and leave to do nothing.
+            who = "eve"
+        expected = etcd.ask(path, body, tokens[0][who])
+        found = rng.choice(ours).ask(path, body, tokens[1][who])
+        note(expected[1])
+        for answer in (expected[1], found[1]):
+            # Each server gives out its own.
+            answer.pop("token", None)
+        ties = any(f'"{field}"' in json.dumps(body) for field in FIELDS)
+        views = [(status, comparable(answer, ties)) for status, answer in (expected, found)]
+        judge("restricted " + path.split("/")[0], (who, path, body), *views)
     for kind in sorted(set(equal) | set(different)):
         total = equal[kind] + different[kind]
         if different[kind]:

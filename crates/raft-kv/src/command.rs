@@ -20,7 +20,7 @@ use crate::proto::etcdserverpb::{
 };
 use crate::proto::raftkv::command_v1::Kind;
 use crate::proto::raftkv::{
-    AuthEnable, Caller, CommandV1, Downgrade, Expiry, LeaseExpire, LeaseRenew, UserAdd,
+    AuthEnable, Caller, CommandV1, Downgrade, Expiry, LeaseExpire, LeaseRenew, Quota, UserAdd,
     UserChangePassword,
 };
 use crate::store::Picture;
@@ -29,6 +29,9 @@ use crate::store::notices;
 
 /// The first byte of every command.
 const VERSION: u8 = 1;
+
+/// From this feature level on there are [`Command::quota`] and what it leaves in snapshots.
+pub(crate) const FEATURE_LEVEL_WITH_QUOTA: u16 = 2;
 
 /// A change of the store. Check the request before proposing it (see [`check_put`](crate::check_put) and
 /// its neighbours): the answer then comes without a round through the log.
@@ -109,6 +112,13 @@ impl Command {
     #[must_use]
     pub const fn downgrade(target_version: String) -> Self {
         Self::new(Kind::Downgrade(Downgrade { target_version }))
+    }
+
+    /// Says for one member how large the store may become there, in bytes ([`Notices::quota`](crate::Notices::quota));
+    /// 0 forgets what that member said.
+    #[must_use]
+    pub const fn quota(member_id: u64, bytes: u64) -> Self {
+        Self::new(Kind::Quota(Quota { member_id, bytes }))
     }
 
     /// What applying it may add to the logical size, in bytes. 0 for what is allowed when there is no space.
@@ -205,6 +215,10 @@ impl raft_core::Command for Command {
         }
     }
 
+    fn feature_level(&self) -> u16 {
+        if matches!(self.kind, Kind::Quota(_)) { FEATURE_LEVEL_WITH_QUOTA } else { 1 }
+    }
+
     fn needs_space(&self) -> bool {
         self.growth() > 0
     }
@@ -255,6 +269,8 @@ pub enum Response {
     Alarm(AlarmResponse),
     /// To [`Command::downgrade`].
     Downgrade,
+    /// To [`Command::quota`].
+    Quota,
 }
 
 /// A question about the state.

@@ -14,9 +14,10 @@ use crate::key_range::KeyRange;
 use crate::proto::etcdserverpb::{RangeRequest, RangeResponse, TxnRequest, TxnResponse};
 use crate::proto::mvccpb::{Event, KeyValue, event::EventType};
 use crate::store::PicturedVersion;
-use crate::store::data::{Data, Pin, Revision, Version};
+use crate::store::data::{Data, Pin};
 use crate::store::notices::{Notices, Published};
 use crate::store::read::{View, range_of};
+use crate::store::version::{Revision, Version};
 
 /// Reads the store from any thread, without a lock and without holding up the writer.
 ///
@@ -125,7 +126,7 @@ impl Reader {
         if at < data.compact_revision() {
             return None;
         }
-        let found = data.newest(&kv.key, at).filter(|version| version.live.is_some());
+        let found = data.newest(&kv.key, at).filter(Version::is_live);
         // What was read is whole only if no compaction has overtaken it.
         found.filter(|_| data.horizon() <= at).map(|version| version.key_value())
     }
@@ -151,7 +152,7 @@ impl Reader {
         let mut whole = 0;
         let mut bytes = 0_usize;
         for version in data.history_from(Revision::first_of(from.max(0))) {
-            let main = version.revision.main;
+            let main = version.revision().main;
             if main > revision {
                 break;
             }
@@ -168,7 +169,7 @@ impl Reader {
                 next = main;
                 break;
             }
-            let kind = if version.live.is_some() { EventType::Put } else { EventType::Delete };
+            let kind = if version.is_live() { EventType::Put } else { EventType::Delete };
             events.push(Event {
                 r#type: kind.into(),
                 kv: Some(version.key_value()),
@@ -204,17 +205,17 @@ impl Reader {
             ControlFlow::Break(())
         });
         let is_covered = |version: &Version| {
-            version.revision.main > compacted
-                || version.live.is_some()
+            version.revision().main > compacted
+                || version.is_live()
                     && if sees_nothing {
                         data.is_retained(version, compacted)
                     } else {
-                        let newest = data.newest(&version.key, revision);
-                        newest.is_some_and(|newest| newest.revision == version.revision)
+                        let newest = data.newest(version.key(), revision);
+                        newest.is_some_and(|newest| newest.revision() == version.revision())
                     }
         };
         data.history_from(Revision::ZERO)
-            .take_while(|version| version.revision.main <= revision)
+            .take_while(|version| version.revision().main <= revision)
             .filter(|version| is_covered(version))
             .for_each(|version| visit(PicturedVersion::of(&version)));
         Ok(compacted)
@@ -319,7 +320,7 @@ impl PinnedReader {
         let mut bytes = 0_usize;
         self.data.walk(&KeyRange::new(from, &request.range_end), self.at, |version, _| {
             if stretch.seen >= STRETCH_KEYS_MAX || bytes >= bytes_max {
-                stretch.next = Some(version.key.clone());
+                stretch.next = Some(Bytes::copy_from_slice(version.key()));
                 return ControlFlow::Break(());
             }
             stretch.seen += 1;

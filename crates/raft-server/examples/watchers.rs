@@ -1,10 +1,8 @@
 //! How fast one key's changes reach many watchers.
 //!
-//! `cargo run --release --example watchers -- 127.0.0.1:54000 [watchers] [puts] [writers] [idle]` speaks to any etcd v3 server,
+//! `cargo run --release --example watchers -- 127.0.0.1:54000 [watchers] [puts] [writers]` speaks to any etcd v3 server,
 //! so that two can be compared: it watches a key from many streams, writes it, and prints deliveries per second and
-//! how long they took. With a number of idle watchers at the end, so many others watch keys of their own meanwhile, 100
-//! on a stream: what they cost in memory and, for ten seconds, in processor time is what the server says of itself in
-//! its metrics.
+//! how long they took. What idle watchers cost says the example `scale`.
 
 #![expect(clippy::print_stdout, reason = "a command line tool prints its findings")]
 
@@ -17,8 +15,6 @@ use raft_kv::proto::etcdserverpb::watch_request::RequestUnion;
 use raft_kv::proto::etcdserverpb::{PutRequest, WatchCreateRequest, WatchRequest};
 use raft_server::proto::etcdserverpb::kv_client::KvClient;
 use raft_server::proto::etcdserverpb::watch_client::WatchClient;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -27,10 +23,6 @@ use tonic::transport::{Channel, Endpoint};
 /// Streams that share one connection.
 const STREAMS_PER_CONNECTION: usize = 50;
 const KEY: &[u8] = b"watched";
-/// Idle watchers on one stream.
-const IDLE_PER_STREAM: usize = 100;
-/// How long the idle ones are looked at.
-const IDLE_TIME: Duration = Duration::from_secs(10);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -40,12 +32,7 @@ async fn main() -> anyhow::Result<()> {
         arguments.next().map_or(Ok(default), |text| text.parse().context("not a number"))
     };
     let (watchers, puts, writers) = (number(1000)?, number(2000)?, number(1)?);
-    let idle = number(0)?;
     let began = Instant::now();
-    let mut idlers = JoinSet::new();
-    if idle > 0 {
-        watch_idly(&address, idle, &mut idlers).await?;
-    }
 
     let mut tasks = JoinSet::new();
     let (ready, mut is_ready) = mpsc::unbounded_channel();
@@ -94,79 +81,6 @@ fn rate(count: usize, time: Duration) -> f64 {
 
 async fn connect(address: &str) -> anyhow::Result<Channel> {
     Ok(Endpoint::from_shared(format!("http://{address}"))?.tcp_nodelay(true).connect().await?)
-}
-
-/// Opens the idle watchers and says what they cost.
-async fn watch_idly(
-    address: &str,
-    count: usize,
-    idlers: &mut JoinSet<anyhow::Result<()>>,
-) -> anyhow::Result<()> {
-    let before = figures(address).await?;
-    let (ready, mut is_ready) = mpsc::unbounded_channel();
-    let mut channel = connect(address).await?;
-    for first in (0..count).step_by(IDLE_PER_STREAM) {
-        if first % (IDLE_PER_STREAM * STREAMS_PER_CONNECTION) == 0 {
-            channel = connect(address).await?;
-        }
-        let keys = first..count.min(first + IDLE_PER_STREAM);
-        idlers.spawn(stay_idle(channel.clone(), keys, ready.clone()));
-    }
-    for _ in 0..count {
-        is_ready.recv().await.context("an idle watcher has died")?;
-    }
-    let open = figures(address).await?;
-    tokio::time::sleep(IDLE_TIME).await;
-    let later = figures(address).await?;
-    println!(
-        "{count} idle watchers: {:.1} MiB more, {:.2} % of a processor",
-        (open.memory_bytes - before.memory_bytes) / f64::from(1 << 20),
-        (later.processor_seconds - open.processor_seconds) / IDLE_TIME.as_secs_f64() * 100.0,
-    );
-    Ok(())
-}
-
-/// A stream whose watchers hear nothing.
-async fn stay_idle(
-    channel: Channel,
-    keys: std::ops::Range<usize>,
-    ready: mpsc::UnboundedSender<()>,
-) -> anyhow::Result<()> {
-    let (requests, stream) = mpsc::unbounded_channel();
-    for key in keys {
-        let key = format!("idle/{key}").into();
-        let create = WatchCreateRequest { key, ..WatchCreateRequest::default() };
-        requests.send(WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) })?;
-    }
-    let mut client = WatchClient::new(channel);
-    let mut answers = client.watch(UnboundedReceiverStream::new(stream)).await?.into_inner();
-    while let Some(answer) = answers.message().await? {
-        if answer.created {
-            ready.send(())?;
-        }
-    }
-    bail!("the stream ended")
-}
-
-/// What a server says that it uses.
-struct Figures {
-    memory_bytes: f64,
-    processor_seconds: f64,
-}
-
-async fn figures(address: &str) -> anyhow::Result<Figures> {
-    let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
-    let mut page = String::new();
-    stream.read_to_string(&mut page).await?;
-    let value = |name: &str| -> anyhow::Result<f64> {
-        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        Ok(line.with_context(|| format!("no {name}"))?.trim().parse()?)
-    };
-    Ok(Figures {
-        memory_bytes: value("process_resident_memory_bytes")?,
-        processor_seconds: value("process_cpu_seconds_total")?,
-    })
 }
 
 /// Watches until `count` events have come; answers how old each was.

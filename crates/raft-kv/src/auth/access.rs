@@ -138,7 +138,9 @@ impl<'a> Access<'a> {
             Kind::LeaseRevoke(request) => Self::LeaseRevoke(request.id),
             // A renewal was decided about before it went into a batch. Members raise alarms by themselves; those of
             // clients were decided about before.
-            Kind::LeaseRenew(_) | Kind::LeaseExpire(_) | Kind::Alarm(_) => Self::Member,
+            Kind::LeaseRenew(_) | Kind::LeaseExpire(_) | Kind::Alarm(_) | Kind::Quota(_) => {
+                Self::Member
+            }
             Kind::Downgrade(_) => Self::Downgrade,
             Kind::AuthEnable(_) => Self::AuthEnable,
             Kind::AuthDisable(_) => Self::AuthDisable,

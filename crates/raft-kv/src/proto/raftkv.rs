@@ -8,7 +8,7 @@ pub struct CommandV1 {
     pub caller: ::core::option::Option<Caller>,
     #[prost(
         oneof = "command_v1::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 30, 31"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 30, 31, 32"
     )]
     pub kind: ::core::option::Option<command_v1::Kind>,
 }
@@ -60,6 +60,8 @@ pub mod command_v1 {
         Alarm(super::super::etcdserverpb::AlarmRequest),
         #[prost(message, tag = "31")]
         Downgrade(super::Downgrade),
+        #[prost(message, tag = "32")]
+        Quota(super::Quota),
     }
 }
 /// Who asks, as the member that took the request found it in its token.
@@ -147,6 +149,16 @@ pub struct AuthUserV1 {
     pub user: ::core::option::Option<super::authpb::User>,
     #[prost(uint64, tag = "2")]
     pub since: u64,
+}
+/// How large the store may become, as one member says for itself. Feature level 2.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Quota {
+    /// As administrators know it.
+    #[prost(fixed64, tag = "1")]
+    pub member_id: u64,
+    /// 0: the member is gone, and so is what it said.
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
 }
 /// An operator announces that the cluster is to go back to an older version, or takes it back.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -7,9 +7,9 @@ use super::segment::{BLOB_LEASES_MAX, Cut, Head, SegmentWriter, encode_leases, u
 use super::snapshot::{finish, put};
 use super::{PicturedVersion, SEGMENT_BYTES};
 use crate::auth::{self, AuthState};
-use crate::store::data::{Live, Revision, Version};
 use crate::store::lease::LeaseRecord;
 use crate::store::notices::Notices;
+use crate::store::version::{Key, Live, Revision, Version};
 
 /// Everything of a snapshot beside its versions.
 #[derive(Clone, PartialEq, Debug)]
@@ -76,7 +76,7 @@ impl<'a> SnapshotBuilder<'a> {
             return Err(impossible("the key is empty"));
         }
         let live = Live {
-            value: kv.value,
+            value: &kv.value,
             create_revision: kv.create_revision,
             version: kv.version,
             lease: kv.lease,
@@ -87,7 +87,7 @@ impl<'a> SnapshotBuilder<'a> {
         if !deleted && !is_possible {
             return Err(impossible("its numbers contradict each other"));
         }
-        let version = Version { revision, key: kv.key, live: (!deleted).then_some(live) };
+        let version = Version::new(revision, Key::new(&kv.key), (!deleted).then_some(live));
         self.last = revision;
         self.head.logical_size = self.head.logical_size.saturating_add(version.weight());
         self.writer.push(&version);

@@ -12,6 +12,7 @@ pub(crate) mod notices;
 pub(crate) mod read;
 pub(crate) mod segment;
 mod snapshot;
+pub(crate) mod version;
 mod write;
 
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use atomic_waker::AtomicWaker;
 use raft_core::{ApplyContext, Digest, SnapshotError, SnapshotSource, StateMachine};
 
 use crate::auth::{Access, AuthChanges, AuthState, AuthView, Published};
-use crate::command::{Answer, Command, Query, Response};
+use crate::command::{Answer, Command, FEATURE_LEVEL_WITH_QUOTA, Query, Response};
 use crate::error::KvError;
 use crate::proto::raftkv::Caller;
 use crate::proto::raftkv::command_v1::Kind;
@@ -66,7 +67,7 @@ pub struct Store {
     revision: i64,
     /// The newest compaction applied; at most `revision`.
     compact_revision: i64,
-    /// The bytes that the retained versions take; see [`data::VERSION_BYTES`].
+    /// The bytes that the retained versions take; see [`version::VERSION_BYTES`].
     logical_size: u64,
     garbage: Garbage,
     sweep: Sweep,
@@ -182,6 +183,8 @@ impl StateMachine for Store {
     type Answer = Result<Answer, KvError>;
     type Snapshot = Picture;
 
+    const FEATURE_LEVEL: u16 = FEATURE_LEVEL_WITH_QUOTA;
+
     fn apply(&mut self, context: ApplyContext, command: Command) -> Result<Response, KvError> {
         let access = Access::of(&command.kind);
         self.authorize(command.caller.as_ref(), &access)?;
@@ -221,6 +224,10 @@ impl StateMachine for Store {
             }
             Kind::Alarm(request) => Ok(Response::Alarm(self.alarm(&request))),
             Kind::Downgrade(request) => self.downgrade(&request).map(|()| Response::Downgrade),
+            Kind::Quota(request) => {
+                self.quota(request);
+                Ok(Response::Quota)
+            }
         }
     }
 

@@ -1,9 +1,11 @@
-//! What all members must know about the cluster beside the keys: alarms, and a downgrade that was announced.
+//! What all members must know about the cluster beside the keys: alarms, a downgrade that was announced, and how large
+//! the store may become.
 //!
 //! An alarm is raised and cleared through the log, so that all members refuse the same commands: NOSPACE those by which
-//! the store would grow, CORRUPT all that change it.
+//! the store would grow, CORRUPT all that change it. Each member says through the log how much its machine bears; the
+//! least of that holds for all, so that they agree about every command, and none dies of its memory first.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -14,11 +16,11 @@ use crate::proto::etcdserverpb::request_op::Request;
 use crate::proto::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmResponse, AlarmType, PutRequest, RequestOp, TxnRequest,
 };
-use crate::proto::raftkv::Downgrade;
 use crate::proto::raftkv::command_v1::Kind;
+use crate::proto::raftkv::{Downgrade, Quota};
 use crate::store::Store;
-use crate::store::data::VERSION_BYTES;
 use crate::store::read::header;
+use crate::store::version::VERSION_BYTES;
 
 /// What a lease counts against the quota, in bytes: as in etcd.
 const LEASE_BYTES: u64 = 64;
@@ -30,9 +32,18 @@ pub struct Notices {
     pub alarms: BTreeSet<(i32, u64)>,
     /// The version that the cluster is announced to go back to.
     pub downgrade: Option<String>,
+    /// Member to the bytes that the store may take there; never 0. Empty in a cluster where some member does not know of
+    /// it yet.
+    pub quotas: BTreeMap<u64, u64>,
 }
 
 impl Notices {
+    /// The bytes that the store may take before it accepts nothing that makes it larger; `None` when no member has said so.
+    #[must_use]
+    pub fn quota(&self) -> Option<u64> {
+        self.quotas.values().copied().min()
+    }
+
     /// Whether any member has raised this alarm.
     #[must_use]
     pub fn has(&self, alarm: AlarmType) -> bool {
@@ -54,16 +65,19 @@ impl Notices {
 pub(crate) type Published = Arc<ArcSwap<Notices>>;
 
 impl Store {
-    /// Refuses what a raised alarm forbids.
+    /// Refuses what a raised alarm forbids, and what would exceed the quota before the alarm could be raised.
     pub(super) fn check_alarms(&self, kind: &Kind) -> Result<(), KvError> {
         let notices = self.notices.load();
-        if notices.alarms.is_empty() {
+        let quota = notices.quota();
+        if notices.alarms.is_empty() && quota.is_none() {
             return Ok(());
         }
         if notices.has(AlarmType::Corrupt) && changes_keys(kind) {
             return Err(KvError::Corrupt);
         }
-        if notices.has(AlarmType::Nospace) && growth(kind) > 0 {
+        let growth = growth(kind);
+        let room = quota.unwrap_or(u64::MAX).saturating_sub(self.logical_size);
+        if growth > 0 && (growth > room || notices.has(AlarmType::Nospace)) {
             return Err(KvError::NoSpace);
         }
         Ok(())
@@ -106,6 +120,17 @@ impl Store {
         self.notices.store(Arc::new(notices));
         Ok(())
     }
+
+    /// Notes what one member says about itself.
+    pub(super) fn quota(&self, request: Quota) {
+        let mut notices = Notices::clone(&self.notices.load());
+        if request.bytes == 0 {
+            notices.quotas.remove(&request.member_id);
+        } else {
+            notices.quotas.insert(request.member_id, request.bytes);
+        }
+        self.notices.store(Arc::new(notices));
+    }
 }
 
 /// What a command may add to the logical size, in bytes; 0 for whatever is allowed when there is no space.
@@ -121,6 +146,7 @@ pub(crate) fn growth(kind: &Kind) -> u64 {
         | Kind::LeaseExpire(_)
         | Kind::Alarm(_)
         | Kind::Downgrade(_)
+        | Kind::Quota(_)
         | Kind::AuthEnable(_)
         | Kind::AuthDisable(_)
         | Kind::UserAdd(_)
@@ -166,6 +192,7 @@ const fn changes_keys(kind: &Kind) -> bool {
         | Kind::LeaseExpire(_)
         | Kind::Alarm(_)
         | Kind::Downgrade(_)
+        | Kind::Quota(_)
         | Kind::AuthEnable(_)
         | Kind::AuthDisable(_)
         | Kind::UserAdd(_)

@@ -9,30 +9,35 @@
 //!            unless tombstone: mod main - create_revision | version | lease as u64 | value bytes
 //! leases:    "RKVL" | version u8 = 1 | lease …, at most 65,536
 //! lease:     id as u64 | seconds as u64 | renewals
-//! head:      "RKVH" | version u8 = 4 | revision | compact_revision + 1 | logical size | segments | versions
+//! head:      "RKVH" | version u8 = 5 | revision | compact_revision + 1 | logical size | segments | versions
 //!            | lease blobs | leases | alarms | (type | member) … | target of a downgrade bytes, empty: none
-//!            | auth blobs (version 3 ends before these)
+//!            | auth blobs (version 3 ends before these) | quotas | (member | bytes) … (version 4 ends before these)
 //! ```
 //!
 //! A snapshot is its segments, in order, its leases in order of id, its users and roles (drawn in `auth/encoding.rs`),
 //! and the head. Which keys a lease has is said by
-//! the keys. Blobs are named by their digest and checked by
+//! the keys. While no member has said how large the store may become, the head is of version 4, which every program reads:
+//! only a cluster whose members all know version 5 gets there (decision 18). Blobs are named by their digest and checked by
 //! whoever stores them, so there is no checksum here.
 
-use bytes::{BufMut, Bytes};
+use std::collections::BTreeMap;
+
+use bytes::BufMut;
 use raft_core::SnapshotError;
 
 use crate::proto::etcdserverpb::AlarmType;
-use crate::store::data::{Live, Revision, Version};
 use crate::store::lease::LeaseRecord;
 use crate::store::notices::Notices;
+use crate::store::version::{Key, Live, Revision, Version};
 
 const SEGMENT_MAGIC: &[u8; 4] = b"RKVS";
 const LEASES_MAGIC: &[u8; 4] = b"RKVL";
 const HEAD_MAGIC: &[u8; 4] = b"RKVH";
 const SEGMENT_VERSION: u8 = 1;
 const LEASES_VERSION: u8 = 1;
-const HEAD_VERSION: u8 = 4;
+const HEAD_VERSION: u8 = 5;
+/// Of heads while no member has said how large the store may become.
+const HEAD_VERSION_WITHOUT_QUOTAS: u8 = 4;
 /// Of heads from before there were users.
 const HEAD_VERSION_WITHOUT_AUTH: u8 = 3;
 const TOMBSTONE: u8 = 1;
@@ -55,9 +60,10 @@ impl Cut {
             return true;
         }
         // A draw that the revision decides, with odds in proportion to the version's bytes.
+        let Revision { main, sub } = version.revision();
         let mut seed = [0; 12];
-        seed[..8].copy_from_slice(&version.revision.main.to_le_bytes());
-        seed[8..].copy_from_slice(&version.revision.sub.to_le_bytes());
+        seed[..8].copy_from_slice(&main.to_le_bytes());
+        seed[8..].copy_from_slice(&sub.to_le_bytes());
         xxhash_rust::xxh3::xxh3_64(&seed) % self.average < version.weight()
     }
 }
@@ -80,16 +86,17 @@ impl SegmentWriter {
             self.out.put_u8(SEGMENT_VERSION);
             self.previous_main = 0;
         }
-        put_positive(&mut self.out, version.revision.main - self.previous_main);
-        self.previous_main = version.revision.main;
-        put_varint(&mut self.out, u64::from(version.revision.sub));
-        self.out.put_u8(if version.live.is_none() { TOMBSTONE } else { 0 });
-        put_bytes(&mut self.out, &version.key);
-        if let Some(live) = &version.live {
-            put_positive(&mut self.out, version.revision.main - live.create_revision);
+        let Revision { main, sub } = version.revision();
+        put_positive(&mut self.out, main - self.previous_main);
+        self.previous_main = main;
+        put_varint(&mut self.out, u64::from(sub));
+        self.out.put_u8(if version.is_live() { 0 } else { TOMBSTONE });
+        put_bytes(&mut self.out, version.key());
+        if let Some(live) = version.live() {
+            put_positive(&mut self.out, main - live.create_revision);
             put_positive(&mut self.out, live.version);
             put_varint(&mut self.out, live.lease.cast_unsigned());
-            put_bytes(&mut self.out, &live.value);
+            put_bytes(&mut self.out, live.value);
         }
         self.bytes += version.weight();
         self.versions += 1;
@@ -114,10 +121,10 @@ pub(super) fn decode_segment(content: &[u8]) -> Result<Vec<Version>, SnapshotErr
     let mut previous = Revision::ZERO;
     while !input.rest.is_empty() {
         let version = decode_version(&mut input, previous.main)?;
-        if version.revision <= previous || version.revision.main == 0 {
+        if version.revision() <= previous || version.revision().main == 0 {
             return Err(undecodable("a segment's revisions do not ascend"));
         }
-        previous = version.revision;
+        previous = version.revision();
         versions.push(version);
     }
     Ok(versions)
@@ -148,7 +155,7 @@ fn decode_version(input: &mut Input<'_>, previous_main: i64) -> Result<Version, 
         }
         other => return Err(undecodable(&format!("unknown flags {other:#04x}"))),
     };
-    Ok(Version { revision: Revision { main, sub }, key, live })
+    Ok(Version::new(Revision { main, sub }, Key::new(key), live))
 }
 
 /// The most leases of one blob.
@@ -204,7 +211,8 @@ impl Head {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         out.put_slice(HEAD_MAGIC);
-        out.put_u8(HEAD_VERSION);
+        let has_quotas = !self.notices.quotas.is_empty();
+        out.put_u8(if has_quotas { HEAD_VERSION } else { HEAD_VERSION_WITHOUT_QUOTAS });
         put_positive(&mut out, self.revision);
         put_positive(&mut out, self.compact_revision + 1);
         put_varint(&mut out, self.logical_size);
@@ -212,7 +220,7 @@ impl Head {
         put_varint(&mut out, self.versions);
         put_varint(&mut out, self.lease_blobs);
         put_varint(&mut out, self.leases);
-        let Notices { alarms, downgrade } = &self.notices;
+        let Notices { alarms, downgrade, quotas } = &self.notices;
         put_varint(&mut out, u64::try_from(alarms.len()).unwrap_or(u64::MAX));
         for (kind, member) in alarms {
             put_positive(&mut out, i64::from(*kind));
@@ -220,14 +228,23 @@ impl Head {
         }
         put_bytes(&mut out, downgrade.as_deref().unwrap_or_default().as_bytes());
         put_varint(&mut out, self.auth_blobs);
+        if has_quotas {
+            put_varint(&mut out, u64::try_from(quotas.len()).unwrap_or(u64::MAX));
+            for (member, bytes) in quotas {
+                put_varint(&mut out, *member);
+                put_varint(&mut out, *bytes);
+            }
+        }
         out
     }
 
     pub(super) fn decode(content: &[u8]) -> Result<Self, SnapshotError> {
-        let is_old = content.get(HEAD_MAGIC.len()) == Some(&HEAD_VERSION_WITHOUT_AUTH);
-        let version = if is_old { HEAD_VERSION_WITHOUT_AUTH } else { HEAD_VERSION };
+        let version = match content.get(HEAD_MAGIC.len()) {
+            Some(&old @ (HEAD_VERSION_WITHOUT_AUTH | HEAD_VERSION_WITHOUT_QUOTAS)) => old,
+            _ => HEAD_VERSION,
+        };
         let mut input = Input::new(content, HEAD_MAGIC, version, "head")?;
-        let head = Self {
+        let mut head = Self {
             revision: input.positive()?,
             compact_revision: input.positive()? - 1,
             logical_size: input.varint()?,
@@ -236,8 +253,11 @@ impl Head {
             lease_blobs: input.varint()?,
             leases: input.varint()?,
             notices: decode_notices(&mut input)?,
-            auth_blobs: if is_old { 0 } else { input.varint()? },
+            auth_blobs: if version > HEAD_VERSION_WITHOUT_AUTH { input.varint()? } else { 0 },
         };
+        if version > HEAD_VERSION_WITHOUT_QUOTAS {
+            head.notices.quotas = decode_quotas(&mut input)?;
+        }
         if !input.rest.is_empty() {
             return Err(undecodable("the head is longer than it should be"));
         }
@@ -262,6 +282,21 @@ fn decode_notices(input: &mut Input<'_>) -> Result<Notices, SnapshotError> {
         .map_err(|_| undecodable("the version of a downgrade is no text"))?;
     notices.downgrade = Some(target).filter(|target| !target.is_empty());
     Ok(notices)
+}
+
+fn decode_quotas(input: &mut Input<'_>) -> Result<BTreeMap<u64, u64>, SnapshotError> {
+    let mut quotas = BTreeMap::new();
+    for _ in 0..input.varint()? {
+        let (member, bytes) = (input.varint()?, input.varint()?);
+        if bytes == 0 || quotas.last_key_value().is_some_and(|(last, _)| *last >= member) {
+            return Err(undecodable("the quotas are not in order"));
+        }
+        quotas.insert(member, bytes);
+    }
+    if quotas.is_empty() {
+        return Err(undecodable("the head has a version without need"));
+    }
+    Ok(quotas)
 }
 
 pub(crate) fn undecodable(what: &str) -> SnapshotError {
@@ -336,12 +371,11 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// A copy of its own, so that a key does not keep the whole blob in memory.
-    fn bytes(&mut self) -> Result<Bytes, SnapshotError> {
+    fn bytes(&mut self) -> Result<&'a [u8], SnapshotError> {
         let len = usize::try_from(self.varint()?).unwrap_or(usize::MAX);
         let (bytes, rest) =
             self.rest.split_at_checked(len).ok_or_else(|| undecodable("a blob ends early"))?;
         self.rest = rest;
-        Ok(Bytes::copy_from_slice(bytes))
+        Ok(bytes)
     }
 }

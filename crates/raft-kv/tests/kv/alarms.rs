@@ -86,6 +86,43 @@ fn one_downgrade_at_a_time() {
 }
 
 #[test]
+fn the_least_of_the_members_quotas_holds_for_every_command() {
+    let mut store = Store::new();
+    // Two versions of a byte each way, and no third.
+    let two = 2 * (64 + 2);
+    let refused = Err(KvError::NoSpace);
+    for (member, bytes) in [(1, u64::MAX), (2, two), (3, 1 << 20)] {
+        assert_eq!(apply(&mut store, Command::quota(member, bytes)), Ok(Response::Quota));
+    }
+    assert_eq!(store.reader().notices().quota(), Some(two));
+    apply(&mut store, put("a", "1")).unwrap();
+    assert_eq!(apply(&mut store, put("a", "12")), refused, "one byte too many");
+    apply(&mut store, put("b", "1")).unwrap();
+    let mut store = restored(&store, 1 << 20);
+    assert_eq!(apply(&mut store, put("c", "1")), refused);
+    assert_eq!(apply(&mut store, txn_with_put_in(|txn| &mut txn.failure)), refused);
+    let grant = || Command::lease_grant(LeaseGrantRequest { id: 8, ttl: 60 });
+    assert_eq!(apply(&mut store, grant()), refused);
+    // No alarm is needed for that, and none for going on when there is space: made, or said by who had the least.
+    for key in ["a", "b"] {
+        apply(&mut store, delete(key)).unwrap();
+    }
+    let newest = store.revision();
+    apply(&mut store, compact(newest)).unwrap();
+    assert_eq!(store.reader().notices().alarms.len(), 0);
+    apply(&mut store, put("c", "1")).unwrap();
+    assert_eq!(apply(&mut store, put("d", "1")), refused);
+    apply(&mut store, Command::quota(2, 1 << 30)).unwrap();
+    apply(&mut store, put("d", "1")).unwrap();
+    // A member that is gone says nothing more.
+    for (member, least) in [(3, Some(1 << 30)), (2, Some(u64::MAX)), (1, None)] {
+        apply(&mut store, Command::quota(member, 0)).unwrap();
+        assert_eq!(store.reader().notices().quota(), least);
+    }
+    apply(&mut store, put("e", "1")).unwrap();
+}
+
+#[test]
 fn growth_is_what_a_command_may_add() {
     assert_eq!(put("key", "value").growth(), 64 + 8);
     assert_eq!(delete("key").growth(), 0);

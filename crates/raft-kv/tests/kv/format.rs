@@ -55,6 +55,7 @@ fn commands() -> Vec<(&'static str, Command)> {
         (REVOKE, Command::lease_revoke(LeaseRevokeRequest { id: 7 })),
         (RENEW, Command::lease_renew(vec![7, -1])),
         (ALARM, alarm(AlarmAction::Activate, 9)),
+        (QUOTA, Command::quota(9, 300)),
         (DOWNGRADE, Command::downgrade(String::from("3.6"))),
         (EXPIRE, Command::lease_expire(raft_core::Term(3), vec![Expiry { id: 7, renewals: 300 }])),
     ]
@@ -70,6 +71,7 @@ const RENEW: &str = "013a120a100700000000000000ffffffffffffffff";
 const EXPIRE: &str = "0142100803120c09070000000000000010ac02";
 const ALARM: &str = "01f20106080110091801";
 const DOWNGRADE: &str = "01fa01050a03332e36";
+const QUOTA: &str = "0182020c09090000000000000010ac02";
 const COMPACT: &str = "01220508ac021001";
 
 #[test]
@@ -78,6 +80,8 @@ fn commands_of_version_1_encode_and_decode_as_ever() {
         let mut out = BytesMut::new();
         command.encode(&mut out);
         assert_eq!(hex(&out), golden);
+        let is_new = golden == QUOTA;
+        assert_eq!(command.feature_level(), if is_new { 2 } else { 1 }, "{command:?}");
         assert_eq!(Command::decode(Bytes::from(unhex(golden))), Ok(command));
     }
 }
@@ -147,6 +151,41 @@ fn snapshots_are_written_and_read_as_ever() {
         let restored = restore(&[unhex(SEGMENT), unhex(LEASES), unhex(head)]).unwrap();
         assert_eq!(restored.digest(), store.digest());
         assert_eq!(restored.revision(), 7);
+    }
+}
+
+/// With what two members said about how large the store may become; nobody's head is of version 5 before.
+const HEAD_5: &str = "524b564805070589030106010201010903332e36000209e807ac02808040";
+
+#[test]
+fn quotas_are_written_and_read_as_ever() {
+    let mut store = small_store();
+    for (member, bytes) in [(300, 1 << 20), (9, 1_000), (7, 5), (7, 0)] {
+        apply(&mut store, Command::quota(member, bytes)).unwrap();
+    }
+    let mut snapshot = MemorySnapshot::default();
+    store.snapshot().write(&mut snapshot).unwrap();
+    let head = snapshot.read(snapshot.blobs().len() - 1).unwrap();
+    assert_eq!(hex(&head), HEAD_5);
+    let restored = restore(&[unhex(SEGMENT), unhex(LEASES), unhex(HEAD_5)]).unwrap();
+    assert_eq!(restored.reader().notices(), store.reader().notices());
+    assert_eq!(restored.digest(), store.digest());
+    assert_ne!(restored.digest(), small_store().digest());
+    // Without them the head is the old one again.
+    for member in [300, 9] {
+        apply(&mut store, Command::quota(member, 0)).unwrap();
+    }
+    assert_eq!(store.digest(), small_store().digest());
+    for (quotas, reason) in [
+        ("00", "the head has a version without need"),
+        ("0209e8070905", "the quotas are not in order"),
+        ("010900", "the quotas are not in order"),
+        ("0109", "a blob ends within a number"),
+    ] {
+        let head = format!("524b564805070589030106010201010903332e3600{quotas}");
+        let error = restore(&[unhex(SEGMENT), unhex(LEASES), unhex(&head)]).err();
+        let expected = format!("key-value store: {reason}");
+        assert_eq!(error, Some(SnapshotError::Undecodable(expected)), "{quotas}");
     }
 }
 
@@ -331,7 +370,7 @@ fn a_snapshot_that_makes_no_sense_is_refused_with_a_reason() {
         (vec![segment.clone(), leased(&leases), head.clone()], "the leases' ids do not ascend"),
         (
             vec![segment, leases, newer(&head)],
-            "the head has format version 9; this program knows 4",
+            "the head has format version 9; this program knows 5",
         ),
     ] {
         let error = restore(&blobs).err();
@@ -399,7 +438,7 @@ proptest! {
 
     #[test]
     fn mutated_bytes_never_panic(
-        which in 0..10_usize,
+        which in 0..11_usize,
         changes in vec((any::<usize>(), any::<u8>()), 0..4),
         head_changes in vec((any::<usize>(), any::<u8>()), 0..2),
         cut in proptest::option::weighted(0.2, any::<usize>()),

@@ -6,6 +6,7 @@
 //! cargo run --release --example torture -- all-kill --rounds 5 --seconds 5
 //! cargo run --release --example torture -- catch-up --writes 100000
 //! cargo run --release --example torture -- snapshot-kill --megabytes 256
+//! cargo run --release --example torture -- floods --seconds 2
 //! cargo run --release --example torture -- synced      # needs strace
 //! ```
 //!
@@ -22,7 +23,9 @@ use clap::{Parser, ValueEnum};
 
 mod catch_up;
 mod cluster;
+mod floods;
 mod history;
+mod hostile;
 mod kill;
 mod load;
 mod snapshot_kill;
@@ -76,6 +79,8 @@ enum Scenario {
     CatchUp,
     /// A snapshot goes on where it stopped when its receiver, then its sender is killed.
     SnapshotKill,
+    /// Hostile clients of many kinds beside one that behaves.
+    Floods,
     /// With strace attached: a quorum completes an fdatasync before each of 100 answers to one client.
     Synced,
 }
@@ -95,6 +100,7 @@ async fn main() -> Result<()> {
         Scenario::AllKill => kill::kill_rounds(&mut cluster, &options, true).await,
         Scenario::CatchUp => catch_up::catch_up(&mut cluster, &options).await,
         Scenario::SnapshotKill => snapshot_kill::snapshot_kill(&mut cluster, &options).await,
+        Scenario::Floods => floods::floods(&cluster, &options).await,
         Scenario::Synced => synced::synced(&cluster).await,
     }
 }

@@ -191,6 +191,11 @@ mod tests {
                 "etcdserver: member ID already exist",
             ),
             (
+                of_propose(&ProposeError::Superseded),
+                tonic::Code::Unavailable,
+                "etcdserver: leader changed",
+            ),
+            (
                 of_kv(KvError::OldAuthRevision),
                 tonic::Code::InvalidArgument,
                 "etcdserver: revision of auth store is old",

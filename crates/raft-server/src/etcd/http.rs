@@ -143,7 +143,7 @@ async fn version() -> Response {
 async fn metrics(State(etcd): State<Arc<Etcd>>) -> Response {
     let facts = Facts {
         size: etcd.reader.logical_size(),
-        quota: etcd.settings.quota_bytes,
+        quota: etcd.quota_bytes(),
         revision: etcd.reader.revision(),
         compact_revision: etcd.reader.compact_revision(),
         version: ETCD_VERSION,

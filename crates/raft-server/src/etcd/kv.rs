@@ -40,6 +40,10 @@ impl Etcd {
         self.metrics.proposals_pending.inc();
         let answer = self.node.propose(command).await;
         self.metrics.proposals_pending.dec();
+        if matches!(answer, Ok(Err(KvError::NoSpace))) {
+            // Others wrote meanwhile.
+            self.report_no_space().await;
+        }
         answer.map_err(|error| {
             self.metrics.proposals_failed.inc();
             errors::of_propose(&error)

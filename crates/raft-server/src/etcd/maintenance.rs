@@ -94,7 +94,7 @@ impl Maintenance for Etcd {
             db_size_in_use: size,
             is_learner: self.is_learner(),
             storage_version: ETCD_VERSION.to_owned(),
-            db_size_quota: i64::try_from(self.settings.quota_bytes).unwrap_or(i64::MAX),
+            db_size_quota: i64::try_from(self.quota_bytes()).unwrap_or(i64::MAX),
             downgrade_info: Some(DowngradeInfo {
                 enabled: notices.downgrade.is_some(),
                 target_version: notices.downgrade.clone().unwrap_or_default(),

@@ -72,7 +72,8 @@ pub struct Settings {
     pub election_timeout_max: Duration,
     /// How often a watcher hears how far it is while nothing happens, if it asked for that.
     pub watch_progress_interval: Duration,
-    /// Bytes that the store may take (`Store::logical_size`) before it accepts nothing that makes it larger.
+    /// Bytes that the store may take (`Store::logical_size`) before it accepts nothing that makes it larger, as far as
+    /// this member is concerned: the least that any member says holds for all.
     pub quota_bytes: u64,
     /// Learners that there may be beside those that wait for their promotion.
     pub learners_max: usize,

@@ -16,9 +16,9 @@ use bytes::{BufMut as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What precedes the first frame (RFC 9113 §3.4).
-const PREFACE_BYTES: usize = 24;
+pub(super) const PREFACE_BYTES: usize = 24;
 /// A length of three bytes, a kind, flags, a stream (RFC 9113 §4.1).
-const FRAME_HEAD_BYTES: usize = 9;
+pub(super) const FRAME_HEAD_BYTES: usize = 9;
 /// The longest frame that a client may send; we allow no longer ones (RFC 9113 §4.2).
 const FRAME_BYTES_MAX: usize = 16 << 10;
 const KIND_HEADERS: u8 = 1;
@@ -147,7 +147,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Mended<S> {
 }
 
 /// The length of what follows the head of a frame, and its kind.
-fn frame_head(bytes: &[u8]) -> Option<(usize, u8)> {
+pub(super) fn frame_head(bytes: &[u8]) -> Option<(usize, u8)> {
     let [high, middle, low, kind, ..] = *bytes.first_chunk::<FRAME_HEAD_BYTES>()?;
     let length = u32::from_be_bytes([0, high, middle, low]);
     Some((usize::try_from(length).ok()?, kind))

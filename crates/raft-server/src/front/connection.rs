@@ -22,8 +22,9 @@ use tonic::codegen::Service as _;
 
 use super::admission::Ticket;
 use super::authority::Mended;
+use super::budget::Metered;
 use super::wire::Wire;
-use super::{Doors, Security};
+use super::{Doors, Security, deadline};
 use crate::metrics::{Measured, Metrics, Received};
 use crate::tls::{CommonName, PEER_PROTOCOL};
 
@@ -183,7 +184,8 @@ pub(super) async fn serve_http2(
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(Mended::new(io)), service));
+    let io = TokioIo::new(Mended::new(Metered::new(io)));
+    let mut connection = pin!(builder.serve_connection(io, service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = stopped(stop) => {
@@ -232,9 +234,17 @@ fn answer(
         request.extensions_mut().insert(name.clone());
     }
     let call = metrics.begin(request.uri().path());
+    let deadline = deadline::of(request.headers());
     let request = request.map(|body| Received::new(body, call.as_ref()));
     async move {
-        let mut response = router.call(request).await?;
+        let answer = router.call(request);
+        let mut response = match deadline {
+            None => answer.await?,
+            Some(time) => match tokio::time::timeout(time, answer).await {
+                Ok(answer) => answer?,
+                Err(_) => deadline::passed(),
+            },
+        };
         crate::etcd::polish(&mut response);
         let (parts, body) = response.into_parts();
         let body = Measured::new(body, &parts.headers, call);

@@ -2,7 +2,9 @@
 
 mod admission;
 mod authority;
+mod budget;
 mod connection;
+mod deadline;
 mod wire;
 
 use std::io;

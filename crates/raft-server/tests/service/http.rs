@@ -9,7 +9,7 @@ use raft_server::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use serde_json::{Value, json};
 
 use crate::gateway::send;
-use crate::support::{Members, PATIENCE, channel_to, put};
+use crate::support::{Members, PATIENCE, channel_to, put, range};
 
 pub(crate) fn get(address: &str, path: &str) -> (u16, String) {
     let mut answer = send(address, "GET", path, "");
@@ -94,6 +94,10 @@ async fn metrics_have_etcds_names_and_count() {
         put(address, &format!("k{n}"), &"v".repeat(1000)).await.unwrap();
     }
     assert!(put(address, "", "v").await.is_err());
+    // Two of three were enough for the writes: now they are with everybody.
+    for member in &members.addresses {
+        assert_eq!(range(member, "k9", "").await.unwrap().count, 1);
+    }
     get(address, "/health");
     let (status, page) = get(address, "/metrics");
     assert_eq!(status, 200);

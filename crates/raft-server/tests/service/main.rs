@@ -27,6 +27,7 @@ mod settings;
 mod snapshots;
 mod supervisor;
 mod support;
+mod texts;
 mod tls;
 mod transfer;
 mod watches;

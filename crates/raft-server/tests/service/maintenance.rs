@@ -1,17 +1,20 @@
 //! Looking after a cluster: alarms, the quota, downgrades, ranges in parts.
 
+use std::time::Instant;
+
 use raft_kv::proto::etcdserverpb::alarm_request::AlarmAction;
 use raft_kv::proto::etcdserverpb::downgrade_request::DowngradeAction;
 use raft_kv::proto::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmType, CompactionRequest, DeleteRangeRequest, DowngradeRequest,
-    LeaseGrantRequest, PutRequest, RangeRequest, RangeResponse, StatusRequest,
+    LeaseGrantRequest, MemberRemoveRequest, PutRequest, RangeRequest, RangeResponse, StatusRequest,
 };
+use raft_server::proto::etcdserverpb::cluster_client::ClusterClient;
 use raft_server::proto::etcdserverpb::lease_client::LeaseClient;
 use raft_server::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use tonic::{Code, Status};
 
 use crate::kv::assert_refused;
-use crate::support::{Members, channel_to, kv, put};
+use crate::support::{Members, PATIENCE, channel_to, kv, put};
 
 const NO_SPACE: &str = "etcdserver: mvcc: database space exceeded";
 
@@ -71,6 +74,62 @@ async fn a_full_store_refuses_to_grow_until_there_is_space_and_the_alarm_is_disa
         put(address, "d", "1").await.unwrap();
     }
     assert_eq!(alarm(&first, AlarmAction::Get, 0, AlarmType::None).await, []);
+}
+
+/// What a member says about how large the store may become.
+async fn quota(address: &str) -> i64 {
+    let status = MaintenanceClient::new(channel_to(address)).status(StatusRequest {}).await;
+    status.unwrap().into_inner().db_size_quota
+}
+
+/// Returns once the member says so.
+async fn until_quota(address: &str, wanted: i64) {
+    let deadline = Instant::now() + PATIENCE;
+    while quota(address).await != wanted {
+        assert!(Instant::now() < deadline, "{} at {address}", quota(address).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_least_of_the_members_quotas_holds_for_all() {
+    let mut members = Members::configure(3);
+    let plain = std::fs::read_to_string(members.config()).unwrap();
+    let start = |members: &mut Members, index: usize, bytes: i64| {
+        std::fs::write(members.config(), &plain).unwrap();
+        members.set(&format!("quota_backend_bytes: {bytes}"));
+        members.start_one(index);
+    };
+    for (index, bytes) in [(0, 10_000_000), (1, 100_000), (2, 1_000_000)] {
+        start(&mut members, index, bytes);
+    }
+    members.leader().await;
+    let [first, second, third] = [0, 1, 2].map(|n| members.addresses[n].clone());
+    for address in [&first, &second, &third] {
+        until_quota(address, 100_000).await;
+    }
+    let value = "v".repeat(60_000);
+    put(&third, "a", &value).await.unwrap();
+    assert_refused(put(&first, "b", &value).await, Code::ResourceExhausted, NO_SPACE);
+    // One alarm, whoever raised it.
+    let raised = alarm(&second, AlarmAction::Get, 0, AlarmType::None).await;
+    assert_eq!(raised.len(), 1, "{raised:?}");
+
+    // A member that comes back with more says so, and it is the next one's word that counts.
+    members.kill9(1);
+    start(&mut members, 1, 50_000_000);
+    for address in [&first, &second, &third] {
+        until_quota(address, 1_000_000).await;
+    }
+    alarm(&first, AlarmAction::Deactivate, 0, AlarmType::Nospace).await;
+    put(&second, "b", &value).await.unwrap();
+
+    // And one that left says nothing any more.
+    let mut cluster = ClusterClient::new(channel_to(&first));
+    let status = MaintenanceClient::new(channel_to(&third)).status(StatusRequest {}).await;
+    let id = status.unwrap().into_inner().header.unwrap().member_id;
+    cluster.member_remove(MemberRemoveRequest { id }).await.unwrap();
+    until_quota(&first, 10_000_000).await;
+    until_quota(&second, 10_000_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -90,11 +90,13 @@ async fn nonsense_closes_its_own_connection_and_touches_nothing_else() {
     flood.splice(..0, *b"GET / HTTP/1.1\r\nx: ");
     let mut preface_then_noise = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     preface_then_noise.extend([0xffu8; 512]);
+    let mut pings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    pings.extend(b"\0\0\x08\x06\0\0\0\0\0--------".repeat(200_000));
     let peer: Vec<u8> =
         (0..=255u8).filter(|byte| raft::transport::first_byte_is_peer(*byte)).collect();
     let mut peer_noise = peer.clone();
     peer_noise.extend([0xa5u8; 4096]);
-    let cases: [(&str, &[u8]); 8] = [
+    let cases: [(&str, &[u8]); 9] = [
         ("noise", &[0u8; 64]),
         ("more noise", &[0xff; 64]),
         ("no HTTP", b"hello there\r\n\r\n"),
@@ -102,6 +104,7 @@ async fn nonsense_closes_its_own_connection_and_touches_nothing_else() {
         ("a head without an end", &flood),
         ("HTTP/2 with noise", &preface_then_noise),
         ("a broken HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n"),
+        ("too many pings", &pings),
         ("a peer with noise", &peer_noise),
     ];
     for (name, bytes) in cases {

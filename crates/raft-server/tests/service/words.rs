@@ -3,20 +3,24 @@
 
 use std::time::{Duration, Instant};
 
+use prost::Message as _;
 use raft_kv::proto::etcdserverpb::{
     LeaseGrantRequest, LeaseRevokeRequest, MemberAddRequest, MemberListRequest,
     MemberPromoteRequest, MemberRemoveRequest, MemberUpdateRequest, MoveLeaderRequest, PutRequest,
     RangeRequest, TxnRequest,
 };
+use raft_kv::proto::v3lockpb::{LockRequest, UnlockRequest};
 use raft_server::proto::etcdserverpb::cluster_client::ClusterClient;
 use raft_server::proto::etcdserverpb::lease_client::LeaseClient;
 use raft_server::proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use raft_server::proto::etcdserverpb::watch_client::WatchClient;
+use raft_server::proto::v3lockpb::lock_client::LockClient;
+use tokio::net::TcpStream;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request};
 
 use crate::kv::assert_refused;
-use crate::support::{Members, Process, channel_to, free_ports, kv, put, until_serving};
+use crate::support::{Members, PATIENCE, Process, channel_to, free_ports, kv, put, until_serving};
 
 fn put_of(key: &str, value: &str) -> PutRequest {
     PutRequest {
@@ -180,6 +184,43 @@ async fn until_known_to(address: &str) {
             return;
         }
     }
+}
+
+/// The client's library would give up by itself: this is what the member says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_said_how_long_it_waits_hears_when_that_is_over() {
+    let members = Members::start(1);
+    members.leader().await;
+    let address = &members.addresses[0];
+    let mut leases = LeaseClient::new(channel_to(address));
+    leases.lease_grant(LeaseGrantRequest { ttl: 600, id: 7 }).await.unwrap();
+    let mut locks = LockClient::new(channel_to(address));
+    locks.lock(LockRequest { name: "held".into(), lease: 7 }).await.unwrap();
+
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    let request = axum::http::Request::post(format!("http://{address}/v3lockpb.Lock/Lock"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("grpc-timeout", "200m");
+    let asked = Instant::now();
+    let (answer, mut body) = client.send_request(request.body(()).unwrap(), false).unwrap();
+    let message = LockRequest { name: "held".into(), lease: 0 }.encode_to_vec();
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    let framed = [&[0], &length[..], &message].concat();
+    body.send_data(framed.into(), true).unwrap();
+    let answer = tokio::time::timeout(PATIENCE, answer).await.unwrap().unwrap();
+    assert!(asked.elapsed() >= Duration::from_millis(200), "{:?}", asked.elapsed());
+    assert_eq!(answer.headers()["grpc-status"], "4");
+    let words = answer.headers()["grpc-message"].to_str().unwrap().replace("%20", " ");
+    assert_eq!(words, "context deadline exceeded");
+    connection.abort();
+    // It waits for the lock no more: whoever comes next gets it.
+    locks.unlock(UnlockRequest { key: "held/7".into() }).await.unwrap();
+    leases.lease_grant(LeaseGrantRequest { ttl: 600, id: 8 }).await.unwrap();
+    locks.lock(LockRequest { name: "held".into(), lease: 8 }).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

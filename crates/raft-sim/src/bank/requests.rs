@@ -157,7 +157,8 @@ pub(super) fn revision_of(response: &Response) -> Option<i64> {
         Response::LeaseRenew(_)
         | Response::LeaseExpire(_)
         | Response::Alarm(_)
-        | Response::Downgrade => None,
+        | Response::Downgrade
+        | Response::Quota => None,
     };
     header.map(|header| header.revision)
 }

@@ -96,6 +96,7 @@ pub(super) fn answer(response: &Response) -> Answer {
         | Response::LeaseExpire(_)
         | Response::Alarm(_)
         | Response::Auth(_)
-        | Response::Downgrade => Answer::Put { revision: -1 },
+        | Response::Downgrade
+        | Response::Quota => Answer::Put { revision: -1 },
     }
 }

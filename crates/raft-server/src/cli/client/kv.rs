@@ -267,12 +267,7 @@ impl Put {
         let answer = cluster
             .write(request, async |link, request| link.kv().put(link.by(request)).await)
             .await?;
-        printer.show(
-            "PutResponse",
-            &answer,
-            |out| simple_put(&printer, out, &answer),
-            |out| fields_put(out, &answer),
-        );
+        printer.show_by("PutResponse", &answer, simple_put, fields_put);
         Ok(())
     }
 }
@@ -291,12 +286,7 @@ impl Del {
                 link.kv().delete_range(link.by(request)).await
             })
             .await?;
-        printer.show(
-            "DeleteRangeResponse",
-            &answer,
-            |out| simple_del(&printer, out, &answer),
-            |out| fields_del(out, &answer),
-        );
+        printer.show_by("DeleteRangeResponse", &answer, simple_del, fields_del);
         Ok(())
     }
 }
@@ -313,12 +303,7 @@ impl Compaction {
 }
 
 pub(super) fn show_range(printer: &Printer, answer: &RangeResponse) {
-    printer.show(
-        "RangeResponse",
-        answer,
-        |out| simple_range(printer, out, answer),
-        |out| fields_range(out, answer),
-    );
+    printer.show_by("RangeResponse", answer, simple_range, fields_range);
 }
 
 pub(super) fn simple_range(printer: &Printer, out: &mut Out, answer: &RangeResponse) {

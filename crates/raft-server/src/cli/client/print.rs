@@ -114,6 +114,17 @@ impl Printer {
         self.show_as(message, json, simple, fields);
     }
 
+    /// Prints the message of this name by functions that others use, too.
+    pub(super) fn show_by<M: Message>(
+        &self,
+        name: &str,
+        message: &M,
+        simple: fn(&Self, &mut Out, &M),
+        fields: fn(&mut Out, &M),
+    ) {
+        self.show(name, message, |out| simple(self, out, message), |out| fields(out, message));
+    }
+
     /// Prints a message whose JSON is not quite itself.
     pub(super) fn show_as(
         &self,

@@ -4,9 +4,7 @@ use raft_kv::auth::Access;
 use raft_kv::proto::etcdserverpb::*;
 use raft_kv::proto::v3electionpb::*;
 use raft_kv::proto::v3lockpb::*;
-use raft_kv::{
-    KvError, check_compact, check_delete, check_lease_grant, check_put, check_range, check_txn,
-};
+use raft_kv::{KvError, check_compact, check_delete, check_put, check_range, check_txn};
 use tonic::Streaming;
 
 use crate::etcd::watch::Requests;
@@ -72,10 +70,10 @@ checked! {
     PutRequest => |it| Access::Put(it), check_put;
     DeleteRangeRequest => |it| Access::DeleteRange(it), check_delete;
     CompactionRequest => |_| Access::Compact, check_compact;
-    LeaseGrantRequest => |_| Access::LeaseGrant, check_lease_grant;
 }
 
 governed! {
+    LeaseGrantRequest => |_| Access::LeaseGrant;
     LeaseRevokeRequest => |it| Access::LeaseRevoke(it.id);
     LeaseTimeToLiveRequest => |it| Access::LeaseTimeToLive { id: it.id, keys: it.keys };
     LeaseLeasesRequest => |_| Access::LeaseLeases;

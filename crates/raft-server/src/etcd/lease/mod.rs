@@ -17,7 +17,7 @@ use raft_kv::proto::etcdserverpb::{
     LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseStatus,
     LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
-use raft_kv::{Answer, Command, KvError, Query};
+use raft_kv::{Answer, Command, KvError, Query, check_lease_grant};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -123,6 +123,8 @@ impl Lease for Etcd {
         request: Request<LeaseGrantRequest>,
     ) -> Result<Response<LeaseGrantResponse>, Status> {
         let (request, admission) = self.admit(request).await?;
+        // Unlike what is wrong with keys, etcd says this only to those whom it knows.
+        check_lease_grant(&request).map_err(errors::of_kv)?;
         self.grant(&admission, request).await.map(Response::new)
     }
 

@@ -18,6 +18,9 @@ use crate::log::identity::{MANIFEST_MAGIC, seal_twice, unseal_either};
 use crate::log::record::{to_u32, to_u64};
 use crate::log::spares::has_run_out;
 
+/// How much of a blob is written before it is synced: a write to the log, which shares the disk and somebody waits for,
+/// then stands behind no more than this.
+const PIECE_BYTES: usize = 4 * blob::BLOCK_BYTES;
 /// Manifests that are kept in any case.
 const MANIFESTS_KEPT: usize = 2;
 
@@ -238,8 +241,15 @@ impl<D: Disk> SnapshotStore<D> {
             self.guard(&name, self.disk.remove(&partial))?;
         }
         let file = self.guard(&name, blob::create(&self.disk, &partial, id))?;
-        self.guard(&name, blob::write(&file, id, 0, content))?;
-        self.guard(&name, file.sync())?;
+        let mut offset = 0;
+        for piece in content.chunks(PIECE_BYTES) {
+            self.guard(&name, blob::write(&file, id, offset, piece))?;
+            self.guard(&name, file.sync())?;
+            offset += to_u64(piece.len());
+        }
+        if content.is_empty() {
+            self.guard(&name, file.sync())?;
+        }
         self.guard(&name, self.disk.rename(&partial, &self.dir.join(&name)))?;
         self.checked.insert(id);
         Ok(())
