@@ -25,4 +25,4 @@ pub use proto::raftkv::{Caller, Expiry};
 pub use reader::{Events, PinnedReader, Publications, Reader, Stretch, is_read_only};
 pub use store::lease::{LeaseChange, LeaseChanges, LeaseRecord, LeaseState};
 pub use store::notices::Notices;
-pub use store::{Picture, PicturedVersion, Store};
+pub use store::{ForeignState, Picture, PicturedVersion, SnapshotBuilder, Store};

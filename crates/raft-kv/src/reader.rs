@@ -13,6 +13,7 @@ use crate::error::KvError;
 use crate::key_range::KeyRange;
 use crate::proto::etcdserverpb::{RangeRequest, RangeResponse, TxnRequest, TxnResponse};
 use crate::proto::mvccpb::{Event, KeyValue, event::EventType};
+use crate::store::PicturedVersion;
 use crate::store::data::{Data, Pin};
 use crate::store::notices::{Notices, Published};
 use crate::store::read::{View, range_of};
@@ -179,6 +180,45 @@ impl Reader {
             return Err(KvError::Compacted);
         }
         Ok(Events { events, next })
+    }
+
+    /// Visits, in the order in which they were written, the versions that etcd's HashKV covers up to `revision`: all that
+    /// were written after the compacted revision, and of those before, what `revision` still sees. When it sees nothing at
+    /// all, etcd takes what the compacted revision saw. Answers with the compacted revision, -1 for none.
+    ///
+    /// # Errors
+    /// A revision that is compacted or not there yet, also one that is compacted meanwhile.
+    pub fn visit_hashed(
+        &self,
+        revision: i64,
+        mut visit: impl FnMut(PicturedVersion),
+    ) -> Result<i64, KvError> {
+        let data = Guard::into_inner(self.data());
+        let compacted = data.compact_revision();
+        let revision = View::published(&data).at(revision)?;
+        // What the compacted revision sees is kept while this lives.
+        let _pin = data.pin(compacted.max(0)).ok_or(KvError::Compacted)?;
+        let everything = KeyRange::new(&Bytes::from_static(b"\0"), &Bytes::from_static(b"\0"));
+        let mut sees_nothing = true;
+        data.walk(&everything, revision, |_, _| {
+            sees_nothing = false;
+            ControlFlow::Break(())
+        });
+        let is_covered = |version: &Version| {
+            version.revision().main > compacted
+                || version.is_live()
+                    && if sees_nothing {
+                        data.is_retained(version, compacted)
+                    } else {
+                        let newest = data.newest(version.key(), revision);
+                        newest.is_some_and(|newest| newest.revision() == version.revision())
+                    }
+        };
+        data.history_from(Revision::ZERO)
+            .take_while(|version| version.revision().main <= revision)
+            .filter(|version| is_covered(version))
+            .for_each(|version| visit(PicturedVersion::of(&version)));
+        Ok(compacted)
     }
 
     /// Keeps revision `at` readable, whatever is compacted, until the pin is dropped: for long reads

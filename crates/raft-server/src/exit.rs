@@ -11,11 +11,12 @@ pub enum Exit {
     /// Ended as asked.
     Success = 0,
     /// What was asked for is not so: a command of the client failed, `status` found no leader or an unreachable member, no request of `bench` succeeded,
-    /// `check` found fault, a seed of `sim` fails, `verify` found damage, `recover` was not told to go on.
+    /// `check` found fault, a seed of `sim` fails, `verify` found damage or a difference, `recover` was not told to go on.
     Failure = 1,
     /// The command line or a configuration is wrong. Nothing was written.
     BadConfiguration = 2,
-    /// The data folder is refused: locked, of another cluster or member, of a newer format, damaged.
+    /// The data folder is refused: locked, of another cluster or member, of a newer format, damaged; `import`: the source is
+    /// no whole database of etcd, or the folder is not empty.
     DataRefused = 65,
     /// `inspect`, `verify`, `recover`: there is no state folder of a member at this path.
     NoData = 66,
@@ -34,9 +35,10 @@ pub const HELP: &str = "\
 Exit codes:
    0  ended as asked
    1  get, put, …: it failed; status: no leader, or a member is unreachable; bench: no request succeeded; check: FAIL; sim: a seed fails;
-      verify: damaged; recover: not done
+      verify: damaged or different; recover: not done
    2  bad command line or configuration; nothing was written
-  65  data folder refused: locked, of another cluster or member, newer format, damaged
+  65  data folder refused: locked, of another cluster or member, newer format, damaged; import: the source is no whole
+      database of etcd, or the folder is not empty
   66  inspect, verify, recover: no state folder of a member
   69  address in use
   74  disk latched: a write or sync failed; check the disk, then start again

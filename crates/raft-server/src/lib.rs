@@ -5,6 +5,7 @@ pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod config;
+mod db;
 pub mod etcd;
 pub mod exit;
 pub mod front;

@@ -115,6 +115,12 @@ impl<S: StateMachine> ApplyWorker<S> {
         &self.machine
     }
 
+    /// The state machine, when nothing more is to be applied.
+    #[must_use]
+    pub fn into_machine(self) -> S {
+        self.machine
+    }
+
     /// Handles what waited, in order; batches of entries are made visible together.
     pub fn handle(&mut self, requests: Vec<ApplyRequest<S>>) -> Vec<ApplyCompletion<S>> {
         let mut completions = Vec::new();

@@ -80,10 +80,35 @@ pub(crate) fn decode(
     }
     let AuthV1 { enabled, revision, token_secret, users, roles } = AuthV1::decode(&bytes[..])
         .map_err(|_| undecodable("the list of users and roles is damaged"))?;
-    if revision == 0 {
+    let users = users.into_iter().map(|AuthUserV1 { user, since }| {
+        Ok((user.ok_or_else(|| undecodable("a user is missing"))?, since))
+    });
+    let users = users.collect::<Result<Vec<_>, SnapshotError>>()?;
+    assemble(AuthState { enabled, revision, token_secret, ..AuthState::default() }, users, roles)
+}
+
+/// See [`AuthState::of_records`].
+pub(crate) fn of_records(
+    (enabled, revision): (bool, u64),
+    token_secret: Bytes,
+    users: Vec<UserRecord>,
+    roles: Vec<Role>,
+) -> Result<AuthState, SnapshotError> {
+    // etcd counts from 0 until something is changed for the first time.
+    let revision = revision.max(AuthState::default().revision);
+    let users = users.into_iter().map(|user| (user, revision)).collect();
+    assemble(AuthState { enabled, revision, token_secret, ..AuthState::default() }, users, roles)
+}
+
+/// Adds users, with their `since`, and roles.
+fn assemble(
+    mut state: AuthState,
+    users: Vec<(UserRecord, u64)>,
+    roles: Vec<Role>,
+) -> Result<AuthState, SnapshotError> {
+    if state.revision == 0 {
         return Err(undecodable("the auth revision is 0"));
     }
-    let mut state = AuthState { enabled, revision, token_secret, ..AuthState::default() };
     for role in roles {
         let permissions = role.key_permission.into_iter().map(|permission| {
             let kind = PermissionType::try_from(permission.perm_type)
@@ -95,8 +120,7 @@ pub(crate) fn decode(
             return Err(undecodable("a role is there twice"));
         }
     }
-    for AuthUserV1 { user, since } in users {
-        let user = user.ok_or_else(|| undecodable("a user is missing"))?;
+    for (user, since) in users {
         let no_password = user.options.unwrap_or_default().no_password;
         let record = User {
             password_hash: (!no_password).then_some(user.password),

@@ -24,7 +24,7 @@ use raft_core::Digest;
 
 pub use access::Access;
 pub(crate) use access::watched;
-pub(crate) use encoding::{decode, encode};
+pub(crate) use encoding::{decode, encode, of_records};
 use rights::Rights;
 pub(crate) use view::Published;
 pub use view::{AuthChanges, AuthView};

@@ -6,6 +6,7 @@
 
 mod compact;
 pub(crate) mod data;
+mod foreign;
 pub(crate) mod lease;
 pub(crate) mod notices;
 pub(crate) mod read;
@@ -32,6 +33,7 @@ use lease::Leases;
 use read::{View, header};
 use snapshot::Layout;
 
+pub use foreign::{ForeignState, SnapshotBuilder};
 pub use snapshot::{Picture, PicturedVersion};
 
 /// The bytes that a revision segment has on average. Part of the format: members that disagree about it

@@ -109,6 +109,17 @@ pub struct PicturedVersion {
     pub deleted: bool,
 }
 
+impl PicturedVersion {
+    pub(crate) fn of(version: &Version) -> Self {
+        let mut kv = version.key_value();
+        let Revision { main, sub } = version.revision();
+        if !version.is_live() {
+            kv.mod_revision = 0;
+        }
+        Self { main, sub, kv, deleted: !version.is_live() }
+    }
+}
+
 impl Picture {
     /// The newest revision.
     #[must_use]
@@ -124,14 +135,7 @@ impl Picture {
 
     /// Every version that is kept, in the order in which they were written; the same each time.
     pub fn versions(&self) -> impl Iterator<Item = PicturedVersion> + '_ {
-        self.retained_from(Revision::ZERO).map(|version| {
-            let mut kv = version.key_value();
-            let Revision { main, sub } = version.revision();
-            if !version.is_live() {
-                kv.mod_revision = 0;
-            }
-            PicturedVersion { main, sub, kv, deleted: !version.is_live() }
-        })
+        self.retained_from(Revision::ZERO).map(|version| PicturedVersion::of(&version))
     }
 
     /// The leases.
@@ -225,7 +229,7 @@ impl Snapshot for Picture {
 }
 
 /// Puts the segment into the sink.
-fn finish(
+pub(super) fn finish(
     writer: &SegmentWriter,
     head: &mut Head,
     sink: &mut dyn SnapshotSink,
@@ -236,7 +240,7 @@ fn finish(
 }
 
 /// Puts a blob into the sink, unless it is there from an earlier snapshot.
-fn put(content: &[u8], sink: &mut dyn SnapshotSink) -> Result<BlobId, SnapshotError> {
+pub(super) fn put(content: &[u8], sink: &mut dyn SnapshotSink) -> Result<BlobId, SnapshotError> {
     let id = BlobId::of(content);
     if sink.reuse(id)? { Ok(id) } else { sink.put(content) }
 }

@@ -14,7 +14,11 @@
 //!         FNV-1a of all before u64
 //! ```
 
+mod reader;
+
 use std::io::{self, Write};
+
+pub use reader::{Bucket, Bytes, ReadError, Reader};
 
 /// Bytes of a page.
 pub const PAGE_BYTES: usize = 4096;
@@ -27,6 +31,8 @@ const LEAF: u16 = 0x02;
 const META: u16 = 0x04;
 const FREE_LIST: u16 = 0x10;
 const BUCKET: u32 = 1;
+/// Bytes of what a head says, its checksum among them.
+const META_BYTES: usize = 64;
 /// The first page after the heads and the list of free pages.
 const FIRST_PAGE: u64 = 3;
 
@@ -282,57 +288,18 @@ mod tests {
     /// Keys and values.
     type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
-    /// Reads a file as the format says, by brute force.
-    struct Read<'a>(&'a [u8]);
-
-    impl Read<'_> {
-        fn number<const N: usize>(&self, at: u64) -> u64 {
-            let at = usize::try_from(at).unwrap();
-            let mut bytes = [0u8; 8];
-            bytes[..N].copy_from_slice(&self.0[at..at + N]);
-            u64::from_le_bytes(bytes)
-        }
-
-        /// Keys and values below a page, in order, and whether each is a bucket.
-        fn below(&self, page: u64, found: &mut Vec<(Vec<u8>, Vec<u8>, bool)>) {
-            let at = page * 4096;
-            assert_eq!(self.number::<8>(at), page);
-            let (flags, count) = (self.number::<2>(at + 8), self.number::<2>(at + 10));
-            for index in 0..count {
-                let element = at + 16 + index * 16;
-                if flags == u64::from(BRANCH) {
-                    let key = self
-                        .bytes(element + self.number::<4>(element), self.number::<4>(element + 4));
-                    let before = found.len();
-                    self.below(self.number::<8>(element + 8), found);
-                    assert_eq!(found[before].0, key, "a branch names the first key below");
-                } else {
-                    assert_eq!(flags, u64::from(LEAF));
-                    let key_at = element + self.number::<4>(element + 4);
-                    let key_bytes = self.number::<4>(element + 8);
-                    let key = self.bytes(key_at, key_bytes);
-                    let value = self.bytes(key_at + key_bytes, self.number::<4>(element + 12));
-                    found.push((key, value, self.number::<4>(element) == u64::from(BUCKET)));
-                }
-            }
-        }
-
-        fn bytes(&self, at: u64, count: u64) -> Vec<u8> {
-            self.0[usize::try_from(at).unwrap()..usize::try_from(at + count).unwrap()].to_vec()
-        }
-
-        fn buckets(&self) -> BTreeMap<String, Pairs> {
-            let mut buckets = Vec::new();
-            self.below(self.number::<8>(16 + 16), &mut buckets);
-            let read = |(name, value, is_bucket): (Vec<u8>, Vec<u8>, bool)| {
-                assert!(is_bucket);
-                let mut found = Vec::new();
-                self.below(u64::from_le_bytes(value[..8].try_into().unwrap()), &mut found);
-                let pairs = found.into_iter().map(|(key, value, _)| (key, value)).collect();
-                (String::from_utf8(name).unwrap(), pairs)
+    fn buckets(file: &[u8]) -> BTreeMap<String, Pairs> {
+        let reader = Reader::open(file).unwrap();
+        let read = |bucket: &Bucket| {
+            let mut pairs = Vec::new();
+            let mut visit = |key: &[u8], value: &[u8]| {
+                pairs.push((key.to_vec(), value.to_vec()));
+                Ok(())
             };
-            buckets.into_iter().map(read).collect()
-        }
+            reader.each(bucket, &mut |_| {}, &mut visit).unwrap();
+            (String::from_utf8(bucket.name.clone()).unwrap(), pairs)
+        };
+        reader.buckets().iter().map(read).collect()
     }
 
     fn write(layout: Layout, out: Vec<u8>, keys: u32, value_bytes: usize) -> (Layout, Vec<u8>) {
@@ -353,7 +320,7 @@ mod tests {
             let (again, file) = write(layout, Vec::new(), keys, value_bytes);
             assert_eq!(again, layout);
             assert_eq!(u64::try_from(file.len()).unwrap(), layout.file_bytes());
-            let buckets = Read(&file).buckets();
+            let buckets = buckets(&file);
             assert_eq!(buckets["empty"], []);
             let found = &buckets["many"];
             assert_eq!(found.len(), usize::try_from(keys).unwrap());
@@ -362,6 +329,94 @@ mod tests {
                 assert_eq!(*value, vec![7; value_bytes]);
             }
         }
+    }
+
+    /// Everything in the file, or why not. Never a panic, and never for long.
+    fn look(file: &[u8]) -> Result<usize, ReadError> {
+        let reader = Reader::open(file)?;
+        let mut bytes = 0;
+        for bucket in reader.buckets() {
+            reader.each(bucket, &mut |_| {}, &mut |key, value| {
+                bytes += key.len() + value.len();
+                Ok(())
+            })?;
+        }
+        Ok(bytes)
+    }
+
+    /// A generator good enough for tests (splitmix64).
+    fn draw(state: &mut u64) -> u64 {
+        *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed ^ (mixed >> 27)
+    }
+
+    #[test]
+    fn whatever_stands_in_a_file_reading_it_ends() {
+        let (layout, _) = write(Layout::default(), Vec::new(), 3000, 30);
+        let (_, file) = write(layout, Vec::new(), 3000, 30);
+        let whole = look(&file).unwrap();
+        let mut state = 7;
+        let (mut refused, mut changed) = (0, 0);
+        for round in 0..3000 {
+            let mut bytes = file.clone();
+            for _ in 0..=draw(&mut state) % 4 {
+                // Mostly where pages say what they are: the rest is keys and values.
+                let page = usize::try_from(draw(&mut state)).unwrap() % (file.len() / PAGE_BYTES);
+                let within = usize::try_from(draw(&mut state) % 64).unwrap();
+                bytes[page * PAGE_BYTES + within] = draw(&mut state).to_le_bytes()[0];
+            }
+            if round % 5 == 0 {
+                let length = usize::try_from(draw(&mut state)).unwrap() % bytes.len();
+                bytes.truncate(length);
+            }
+            match look(&bytes) {
+                Ok(found) if found == whole => {}
+                Ok(_) => changed += 1,
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(refused > 1000 && changed > 0, "{refused} {changed}");
+        for length in [0, 1, 100, 4096, 8191, 12_288, file.len() - 1] {
+            assert!(look(&file[..length]).is_err(), "{length}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_of_bbolt_is_refused_in_words() {
+        let (layout, _) = write(Layout::default(), Vec::new(), 500, 10);
+        let (_, file) = write(layout, Vec::new(), 500, 10);
+        let words = |bytes: &[u8]| look(bytes).unwrap_err().to_string();
+        assert!(words(&[7; 20_000]).contains("no database of etcd"));
+        assert!(words(&file[..file.len() - PAGE_BYTES]).contains("ends too early"));
+        // The first leaf leads to nowhere, says that it is another page, is a branch to itself, is out of order.
+        let leaf = 3 * PAGE_BYTES;
+        let with = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut bytes = file.clone();
+            change(&mut bytes);
+            words(&bytes)
+        };
+        assert!(with(&|it| it[leaf] = 4).contains("page 3 is damaged: it says"));
+        assert!(with(&|it| it[leaf + 8] = 0x40).contains("neither a leaf nor a branch"));
+        assert!(with(&|it| it[leaf + 12] = 0xff).contains("longer than the file"));
+        assert!(with(&|it| it[leaf + 16 + 7] = 0xff).contains("leads out of it"));
+        assert!(with(&|it| it[leaf + 11] = 0xff).contains("more elements than fit"));
+        let itself = with(&|it| {
+            it[leaf + 8] = 1;
+            it[leaf + 24..leaf + 32].copy_from_slice(&3u64.to_le_bytes());
+        });
+        assert!(itself.contains("two pages lead to it"), "{itself}");
+    }
+
+    #[test]
+    fn the_newer_head_counts_and_one_is_enough() {
+        let (layout, _) = write(Layout::default(), Vec::new(), 5, 10);
+        let (_, mut file) = write(layout, Vec::new(), 5, 10);
+        let whole = look(&file).unwrap();
+        file[20] ^= 1;
+        assert_eq!(look(&file).unwrap(), whole);
+        file[PAGE_BYTES + 20] ^= 1;
+        assert!(matches!(look(&file), Err(ReadError::NotBbolt)));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use raft::log::inspect;
 use raft::node::check_inspected;
 use tokio::task::JoinSet;
 
+use super::member::Refusal;
 use super::{ClusterArgs, complain, say, signals::Signals};
 use crate::config::{ClusterConfig, NodeConfig, Problem, Settings};
 use crate::exit::Exit;
@@ -30,13 +31,13 @@ const STATE_FILE: &str = "data.raft";
 const ASK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What a cluster consists of.
-struct Layout {
+pub(super) struct Layout {
     data_path: PathBuf,
-    addresses: Vec<String>,
+    pub(super) addresses: Vec<String>,
 }
 
 impl Layout {
-    fn new(config: &ClusterConfig, num_nodes: usize) -> Self {
+    pub(super) fn new(config: &ClusterConfig, num_nodes: usize) -> Self {
         let ports = config.port_range_start..=u16::MAX;
         Self {
             data_path: config.data_path.clone(),
@@ -48,13 +49,13 @@ impl Layout {
         self.data_path.join(NODE_CONFIG)
     }
 
-    fn data_dir(&self, index: usize) -> PathBuf {
+    pub(super) fn data_dir(&self, index: usize) -> PathBuf {
         self.data_path.join(format!("node_{index}_{STATE_FILE}"))
     }
 
     /// Refuses to go on with data of a cluster of another size or at other addresses: the committed membership
     /// rules, and the configuration there must stay what it is (decision 4).
-    fn check_existing(&self, args: &ClusterArgs) -> Result<(), Box<Problem>> {
+    pub(super) fn check_existing(&self, args: &ClusterArgs) -> Result<(), Box<Problem>> {
         let last = (0..=usize::from(u8::MAX)).rev().find(|index| self.data_dir(*index).exists());
         let folders = last.map_or(0, |last| last + 1);
         let known = if self.config_file().exists() {
@@ -146,18 +147,6 @@ impl Layout {
             format!("at {}, not at {}", known.join(", "), self.addresses.join(", ")),
             format!("port_range_start: {port}; or another data_path for a new cluster"),
         )
-    }
-}
-
-/// Why a cluster does not start.
-struct Refusal {
-    exit: Exit,
-    text: String,
-}
-
-impl From<Box<Problem>> for Refusal {
-    fn from(problem: Box<Problem>) -> Self {
-        Self { exit: Exit::BadConfiguration, text: problem.to_string() }
     }
 }
 

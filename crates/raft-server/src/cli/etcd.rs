@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use raft::disk::StdDisk;
-use raft::log::inspect;
+use raft::error::NodeError;
+use raft::log::{Survivor, inspect};
+use raft::node::recover::recover;
 
 use super::member::{Plan, PlannedTls, Refusal};
 use super::{complain, say};
@@ -82,7 +84,7 @@ fn version() -> String {
 }
 
 /// Where the state lives, in the folder of `--data-dir`.
-fn member_folder(data_dir: &Path) -> PathBuf {
+pub(super) fn member_folder(data_dir: &Path) -> PathBuf {
     data_dir.join("member")
 }
 
@@ -104,6 +106,9 @@ async fn serve(words: &[String], color: Color) -> Result<Exit, Refusal> {
     })?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
+    }
+    if config.force_new_cluster && config.formed {
+        force_new_cluster(&data_dir)?;
     }
     let refuse = |error: TlsError| Refusal {
         exit: Exit::BadConfiguration,
@@ -159,6 +164,28 @@ async fn serve(words: &[String], color: Color) -> Result<Exit, Refusal> {
         notify_ready();
     });
     Ok(member.run(false).await)
+}
+
+/// Makes a cluster of its own of what this member holds, as `rusty-raft recover` does, but without asking; one that is
+/// alone stays what it is. Once only: the old folder is kept, and while it is there, this is refused.
+fn force_new_cluster(data_dir: &Path) -> Result<(), Refusal> {
+    let refuse = |error: NodeError| Refusal {
+        exit: Exit::of_node(&error),
+        text: format!("rusty-raft: --force-new-cluster: nothing was changed\n\n  {error}"),
+    };
+    let survivor = Survivor::open(StdDisk, data_dir).map_err(|it| refuse(NodeError::Data(it)))?;
+    if survivor.membership().members().count() == 1 {
+        return Ok(());
+    }
+    let done = recover(&survivor).map_err(refuse)?;
+    tracing::warn!(
+        "--force-new-cluster: everything up to {} is now cluster {} of this member alone; what the others had beyond \
+         that is given up. The old folder is {}; leave the flag out from now on",
+        survivor.last(),
+        done.cluster,
+        done.kept.display()
+    );
+    Ok(())
 }
 
 /// Refuses what etcd has written, and to form a cluster anew where one is to be joined.

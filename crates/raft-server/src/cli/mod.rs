@@ -1,10 +1,12 @@
 //! The command line: `node`, `cluster`, `status`, `etcd`, `config`, `bench`, `check`, and `sim` where it is built in;
-//! `inspect`, `verify` and `recover` for the folder of a stopped member; `get`, `put` and the other commands of a client.
+//! `inspect`, `verify` and `recover` for the folder of a stopped member; `import` and `export` from
+//! and to etcd; `get`, `put` and the other commands of a client.
 
 mod bench;
 mod client;
 mod cluster;
 mod etcd;
+mod generate;
 mod inspect;
 mod member;
 mod node;
@@ -13,6 +15,7 @@ mod recover;
 mod show;
 mod signals;
 mod status;
+mod transfer;
 mod verify;
 
 use std::ffi::OsString;
@@ -20,7 +23,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 #[cfg(feature = "sim")]
 use raft_sim::cli::End;
 
@@ -55,11 +58,15 @@ enum Command {
     Inspect(InspectArgs),
     Verify(VerifyArgs),
     Recover(RecoverArgs),
+    Import(transfer::ImportArgs),
+    Export(transfer::ExportArgs),
     Etcd(EtcdArgs),
     #[command(subcommand)]
     Config(ConfigCommand),
     Bench(bench::BenchArgs),
     Check(bench::CheckArgs),
+    Completions(generate::CompletionsArgs),
+    Man(generate::ManArgs),
     #[command(flatten)]
     Client(client::ClientCommand),
     #[cfg(feature = "sim")]
@@ -164,20 +171,30 @@ struct InspectArgs {
     json: bool,
 }
 
-/// Check every checksum in the state folder of a stopped member. Changes nothing.
+/// Check every checksum of a stopped member's state folder, or of a snapshot. With two: whether they hold the same.
 #[derive(Debug, Args)]
 #[command(
     version,
-    after_help = "Example:\n  rusty-raft verify raft_data/node_0_data.raft && echo sound\n\nExits with 0 when everything \
-                  is intact, 1 when something is damaged, 65 when the folder is in use, of a newer format or not \
-                  accessible, 66 when it is no state folder."
+    after_help = "Examples:
+  rusty-raft verify raft_data/node_0_data.raft && echo sound
+  rusty-raft verify backup.db
+  rusty-raft verify backup.db raft_data/node_0_data.raft
+  rusty-raft verify http://old:2379 http://new:2379
+
+Two are compared by their newest and compacted revisions, number of keys, etcd's HashKV, leases, users and roles. Changes
+nothing. Exits with 0 when everything is intact and equal, 1 when something is damaged or differs, 65 when a folder is in
+use, of a newer format or not accessible or a file is no whole snapshot, 66 when there is no state folder."
 )]
 struct VerifyArgs {
-    /// A member's state folder, such as node_0_data.raft.
-    folder: PathBuf,
-    /// For programs.
+    /// A stopped member's state folder, a file of `snapshot save`, the --data-dir of an etcd that is stopped, or a URL.
+    what: PathBuf,
+    /// What is to be compared with it.
+    other: Option<PathBuf>,
+    /// Take files whose checksum is missing.
     #[arg(long)]
-    json: bool,
+    skip_hash_check: bool,
+    #[command(flatten)]
+    to: client::To,
 }
 
 /// Make a new cluster of one member from what is left, when a quorum is lost for ever.
@@ -257,14 +274,18 @@ fn run(command: Command, color: Color) -> ExitCode {
             Command::Cluster(args) => cluster::run(&args, color).await,
             Command::Status(args) => status::run(&args).await,
             Command::Inspect(args) => inspect::run(&args),
-            Command::Verify(args) => verify::run(&args),
+            Command::Verify(args) => verify::run(&args).await,
             Command::Recover(args) => recover::run(&args).await,
+            Command::Import(args) => transfer::import(&args).await,
+            Command::Export(args) => transfer::export(&args).await,
             Command::Etcd(args) => etcd::run(&etcd::words(args.flags), color).await,
             Command::Config(ConfigCommand::Show { all, of: ShowCommand::Etcd(args) }) => {
                 show::run(&etcd::words(args.flags), all)
             }
             Command::Bench(args) => bench::run(&args).await,
             Command::Check(args) => bench::check(&args).await,
+            Command::Completions(args) => generate::completions(Cli::command(), &args),
+            Command::Man(args) => generate::man(Cli::command(), &args),
             Command::Client(command) => client::run(&command).await,
             #[cfg(feature = "sim")]
             Command::Sim(args) => match raft_sim::cli::main(&args, "rusty-raft sim") {
@@ -291,8 +312,6 @@ fn say(text: &str) {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

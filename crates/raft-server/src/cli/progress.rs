@@ -1,4 +1,4 @@
-//! A bar on a terminal, for whoever waits while a folder is read.
+//! A bar on a terminal, for whoever waits while a folder or a file is read or written.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,26 +15,46 @@ use crate::exit::Exit;
 const PATIENCE: Duration = Duration::from_millis(700);
 const TEMPLATE: &str = "{msg} {wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}, {eta}";
 
-/// Reads all of a state folder, with a bar on standard error when that is a terminal and it takes a while.
-pub(super) fn examine_with_bar(folder: &Path) -> Result<Examination, DataError> {
-    let began = Instant::now();
-    let mut bar: Option<ProgressBar> = None;
-    let outcome = examine(&StdDisk, folder, &mut |read, total| {
-        if bar.is_none() && began.elapsed() > PATIENCE {
+/// A bar on standard error when that is a terminal and it takes a while. Gone when dropped.
+pub(super) struct Bar {
+    what: &'static str,
+    began: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl Bar {
+    /// Nothing is drawn yet.
+    pub(super) fn new(what: &'static str) -> Self {
+        Self { what, began: Instant::now(), bar: None }
+    }
+
+    /// So many bytes of so many.
+    pub(super) fn at(&mut self, done: u64, total: u64) {
+        if self.bar.is_none() && self.began.elapsed() > PATIENCE {
             // Drawn only where standard error is a terminal.
             let style = ProgressStyle::with_template(TEMPLATE);
             let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-            bar = Some(ProgressBar::new(total).with_style(style).with_message("reading"));
+            self.bar = Some(ProgressBar::new(total).with_style(style).with_message(self.what));
         }
-        if let Some(bar) = &bar {
+        if let Some(bar) = &self.bar {
             bar.set_length(total);
-            bar.set_position(read);
+            bar.set_position(done);
         }
-    });
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
     }
-    outcome
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Reads all of a state folder, with a bar.
+pub(super) fn examine_with_bar(folder: &Path) -> Result<Examination, DataError> {
+    let mut bar = Bar::new("reading");
+    examine(&StdDisk, folder, &mut |read, total| bar.at(read, total))
 }
 
 /// Says why a folder cannot be read, and how the program ends of it.

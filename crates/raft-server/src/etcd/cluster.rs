@@ -112,13 +112,15 @@ fn url(address: &str) -> String {
     if address.contains("://") { address.to_owned() } else { format!("http://{address}") }
 }
 
-/// The one address of a request's peer URLs.
-fn peer_address(urls: &[String], scheme: &str) -> Result<String, Status> {
+/// The one address of a request's peer URLs. Members speak TLS with one another, or do not, whatever a URL says; as in
+/// etcd, it may say the other.
+fn peer_address(urls: &[String]) -> Result<String, Status> {
     let invalid = || Status::invalid_argument("etcdserver: given member URLs are invalid");
     let [url] = urls else {
         return Err(invalid());
     };
-    let address = url.strip_prefix(scheme).ok_or_else(invalid)?;
+    let address = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    let address = address.ok_or_else(invalid)?;
     let address = address.strip_suffix('/').unwrap_or(address);
     config::check_syntax(address).map_err(|_| invalid())?;
     Ok(address.to_owned())
@@ -143,7 +145,7 @@ impl Cluster for Etcd {
         request: Request<MemberAddRequest>,
     ) -> Result<Response<MemberAddResponse>, Status> {
         let (request, _) = self.admit(request).await?;
-        let address = &peer_address(&request.peer_ur_ls, self.peer_scheme())?;
+        let address = &peer_address(&request.peer_ur_ls)?;
         if self.member_at(address).is_some() {
             return Err(Status::failed_precondition("etcdserver: Peer URLs already exists"));
         }
@@ -188,7 +190,7 @@ impl Cluster for Etcd {
         request: Request<MemberUpdateRequest>,
     ) -> Result<Response<MemberUpdateResponse>, Status> {
         let (request, _) = self.admit(request).await?;
-        let address = &peer_address(&request.peer_ur_ls, self.peer_scheme())?;
+        let address = &peer_address(&request.peer_ur_ls)?;
         let status = self.node.status();
         let node = status.find(MemberId(request.id));
         let known = status.members.iter().find(|member| Some(member.node) == node);
@@ -248,13 +250,15 @@ mod tests {
     fn peer_urls_are_one_http_address() {
         let address = |urls: &[&str]| {
             let urls: Vec<String> = urls.iter().map(|url| (*url).to_owned()).collect();
-            peer_address(&urls, "http://").map_err(|status| status.message().to_owned())
+            peer_address(&urls).map_err(|status| status.message().to_owned())
         };
         assert_eq!(address(&["http://127.0.0.1:2380"]), Ok("127.0.0.1:2380".to_owned()));
+        assert_eq!(address(&["https://127.0.0.1:2380"]), Ok("127.0.0.1:2380".to_owned()));
         assert_eq!(address(&["http://[::1]:2380/"]), Ok("[::1]:2380".to_owned()));
         for bad in [
             &[][..],
             &["127.0.0.1:2380"],
+            &["unix://127.0.0.1:2380"],
             &["http://127.0.0.1"],
             &["http://:2380"],
             &["http://a b:1/x"],

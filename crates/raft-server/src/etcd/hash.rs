@@ -1,26 +1,24 @@
 //! One number for everything that is stored, equal on all members that have applied the same.
 //!
-//! It is CRC-32C over what can be read: the keys that were present at the compacted revision, then every event
-//! since, in order. How a member keeps it in memory or on disk makes no difference. Not etcd's number.
+//! It is etcd's HashKV: CRC-32C over the versions as etcd's database has them. So a member and an etcd that hold the same
+//! history, compacted at the same revision, have the same number, and snapshots can be compared with either.
 
-use bytes::Bytes;
-use raft_kv::proto::etcdserverpb::RangeRequest;
-use raft_kv::proto::mvccpb::KeyValue;
+use prost::Message as _;
 use raft_kv::{KvError, Reader};
 
-/// Keys or events looked at in one go.
-const SLICE: usize = 1024;
+use crate::db::{HashKv, revision_key};
+
 /// How often a compaction may overtake the work before it is given up.
 const TRIES: usize = 16;
 
 /// The number and what it covers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Hash {
-    pub(super) hash: u32,
+pub(crate) struct Hash {
+    pub(crate) hash: u32,
     /// Everything up to here.
-    pub(super) revision: i64,
+    pub(crate) revision: i64,
     /// From here on; -1 before the first compaction.
-    pub(super) compact_revision: i64,
+    pub(crate) compact_revision: i64,
 }
 
 /// Hashes everything up to `revision`, or up to the present one when that is not positive. Takes time
@@ -28,7 +26,7 @@ pub(super) struct Hash {
 ///
 /// # Errors
 /// A revision that is compacted or not there yet.
-pub(super) fn hash(reader: &Reader, revision: i64) -> Result<Hash, KvError> {
+pub(crate) fn hash(reader: &Reader, revision: i64) -> Result<Hash, KvError> {
     for _ in 1..TRIES {
         match hash_once(reader, revision) {
             // Overtaken, unless it is about the revision that was asked for.
@@ -40,72 +38,13 @@ pub(super) fn hash(reader: &Reader, revision: i64) -> Result<Hash, KvError> {
 }
 
 fn hash_once(reader: &Reader, revision: i64) -> Result<Hash, KvError> {
-    let compact_revision = reader.compact_revision();
-    let present = reader.revision();
-    let revision = if revision <= 0 { present } else { revision };
-    if revision > present {
-        return Err(KvError::FutureRevision);
-    }
-    if revision < compact_revision {
-        return Err(KvError::Compacted);
-    }
-    let mut hash = 0;
-    let mut next = 0;
-    if compact_revision > 0 {
-        hash = hash_keys(reader, compact_revision)?;
-        next = compact_revision + 1;
-    }
-    while next <= revision {
-        let slice = reader.events(next, SLICE, usize::MAX)?;
-        for event in &slice.events {
-            let Some(kv) = &event.kv else { continue };
-            if kv.mod_revision > revision {
-                break;
-            }
-            hash = append(hash, event.r#type, kv);
-        }
-        if slice.next <= next {
-            break;
-        }
-        next = slice.next;
-    }
-    Ok(Hash { hash, revision, compact_revision })
-}
-
-/// Hashes the keys that are present at `revision`.
-fn hash_keys(reader: &Reader, revision: i64) -> Result<u32, KvError> {
-    let pinned = reader.pin(revision)?;
-    let mut hash = 0;
-    let mut from = Bytes::from_static(b"\0");
-    loop {
-        let request = RangeRequest {
-            key: from.clone(),
-            range_end: Bytes::from_static(b"\0"),
-            limit: i64::try_from(SLICE).unwrap_or(i64::MAX),
-            ..RangeRequest::default()
-        };
-        let answer = pinned.range(&request)?;
-        for kv in &answer.kvs {
-            hash = append(hash, -1, kv);
-        }
-        let Some(last) = answer.kvs.last().filter(|_| answer.more) else {
-            return Ok(hash);
-        };
-        // The first key after it.
-        from = [&last.key[..], b"\0"].concat().into();
-    }
-}
-
-fn append(mut hash: u32, kind: i32, kv: &KeyValue) -> u32 {
-    hash = crc32c::crc32c_append(hash, &kind.to_le_bytes());
-    for number in [kv.mod_revision, kv.create_revision, kv.version, kv.lease] {
-        hash = crc32c::crc32c_append(hash, &number.to_le_bytes());
-    }
-    for bytes in [&kv.key, &kv.value] {
-        hash = crc32c::crc32c_append(hash, &bytes.len().to_le_bytes());
-        hash = crc32c::crc32c_append(hash, bytes);
-    }
-    hash
+    let revision = if revision <= 0 { reader.revision() } else { revision };
+    let mut hash = HashKv::new();
+    let compact_revision = reader.visit_hashed(revision, |version| {
+        let key = revision_key(version.main, version.sub, version.deleted);
+        hash.add(&key, &version.kv.encode_to_vec());
+    })?;
+    Ok(Hash { hash: hash.get(), revision, compact_revision })
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ mod cluster;
 mod compaction;
 mod errors;
 mod gateway;
-mod hash;
+pub(crate) mod hash;
 mod health;
 mod http;
 mod kv;

@@ -4,36 +4,23 @@
 //! sent, so that neither memory nor disk has to hold it. Its head says where it ends: it is laid out once before.
 
 use std::io::{self, Write};
-use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use prost::Message as _;
-use raft_kv::proto::authpb::{Permission, Role, User, UserAddOptions};
-use raft_kv::proto::etcdserverpb::AlarmType;
-use raft_kv::proto::etcdserverpb::{Member, ResponseHeader, SnapshotResponse};
-use raft_kv::{Answer, Caller, Picture, Query};
-use serde_json::json;
+use raft_kv::proto::etcdserverpb::{ResponseHeader, SnapshotResponse};
+use raft_kv::{Answer, Caller, Query};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::kv::mismatch;
 use super::{ETCD_VERSION, Etcd, errors};
-use crate::bbolt::{Layout, Writer};
+use crate::bbolt::Layout;
+use crate::db::Contents;
 
 /// Bytes of one part of the stream, as in etcd.
 const PART_BYTES: usize = 32 << 10;
 /// Parts that wait for a client to take them.
 const PARTS_MAX: usize = 8;
-
-/// What a file holds.
-struct Contents {
-    picture: Arc<Picture>,
-    members: Vec<Member>,
-    /// Where in the log this is.
-    index: u64,
-    term: u64,
-}
 
 impl Etcd {
     /// The parts of a snapshot, made while they are taken.
@@ -137,155 +124,5 @@ impl Write for Parts<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// The key of a revision.
-fn revision_key(main: i64, sub: u32, deleted: bool) -> Vec<u8> {
-    let mut key = Vec::with_capacity(18);
-    key.extend(main.to_be_bytes());
-    key.push(b'_');
-    key.extend(i64::from(sub).to_be_bytes());
-    if deleted {
-        key.push(b't');
-    }
-    key
-}
-
-impl Contents {
-    /// Writes the file; the same each time.
-    fn write<W: Write>(&self, out: W, layout: Layout) -> io::Result<(Layout, W)> {
-        let picture = &self.picture;
-        let mut writer = Writer::begin(out, layout)?;
-        let mut keys = writer.bucket("key");
-        for version in picture.versions() {
-            let key = revision_key(version.main, version.sub, version.deleted);
-            keys.put(&key, &version.kv.encode_to_vec())?;
-        }
-        keys.end()?;
-
-        let mut meta = writer.bucket("meta");
-        meta.put(b"consistent_index", &self.index.to_be_bytes())?;
-        if picture.compact_revision() > 0 {
-            let compacted = revision_key(picture.compact_revision(), 0, false);
-            meta.put(b"finishedCompactRev", &compacted)?;
-            meta.put(b"scheduledCompactRev", &compacted)?;
-        }
-        meta.put(b"term", &self.term.to_be_bytes())?;
-        meta.end()?;
-
-        let mut leases = writer.bucket("lease");
-        let mut records = picture.leases().to_vec();
-        // Ids as etcd's keys are: in the order of their bytes.
-        records.sort_by_key(|record| record.id.to_be_bytes());
-        for record in records {
-            // leasepb.Lease: the id is field 1, the seconds are field 2.
-            let mut lease = vec![0x08];
-            prost::encoding::encode_varint(record.id.cast_unsigned(), &mut lease);
-            lease.push(0x10);
-            prost::encoding::encode_varint(record.ttl.cast_unsigned(), &mut lease);
-            leases.put(&record.id.to_be_bytes(), &lease)?;
-        }
-        leases.end()?;
-
-        self.write_users(&mut writer)?;
-        let mut alarms: Vec<Vec<u8>> = picture
-            .notices()
-            .of_type(AlarmType::None)
-            .into_iter()
-            .map(|alarm| alarm.encode_to_vec())
-            .collect();
-        alarms.sort();
-        let mut bucket = writer.bucket("alarm");
-        for alarm in alarms {
-            bucket.put(&alarm, b"")?;
-        }
-        bucket.end()?;
-
-        let mut members: Vec<(String, String)> = self
-            .members
-            .iter()
-            .map(|member| (format!("{:x}", member.id), json_of(member)))
-            .collect();
-        members.sort();
-        let mut bucket = writer.bucket("members");
-        for (id, member) in members {
-            bucket.put(id.as_bytes(), member.as_bytes())?;
-        }
-        bucket.end()?;
-        // What etcd expects to be there.
-        for name in ["cluster", "members_removed"] {
-            writer.bucket(name).end()?;
-        }
-        writer.end()
-    }
-
-    fn write_users<W: Write>(&self, writer: &mut Writer<W>) -> io::Result<()> {
-        let auth = self.picture.auth();
-        let mut bucket = writer.bucket("auth");
-        bucket.put(b"authEnabled", &[u8::from(auth.is_enabled())])?;
-        bucket.put(b"authRevision", &auth.revision().to_be_bytes())?;
-        bucket.end()?;
-
-        let mut roles = writer.bucket("authRoles");
-        for name in auth.roles() {
-            let permissions = auth.role(name).into_iter().flatten();
-            let key_permission = permissions.map(|(key, range_end, kind)| Permission {
-                perm_type: kind.into(),
-                key: key.clone(),
-                range_end: range_end.clone(),
-            });
-            let role = Role {
-                name: Bytes::copy_from_slice(name.as_bytes()),
-                key_permission: key_permission.collect(),
-            };
-            roles.put(name.as_bytes(), &role.encode_to_vec())?;
-        }
-        roles.end()?;
-
-        let mut users = writer.bucket("authUsers");
-        for name in auth.users() {
-            let Some(user) = auth.user(name) else { continue };
-            let no_password = user.password_hash().is_none();
-            let record = User {
-                name: Bytes::copy_from_slice(name.as_bytes()),
-                password: user.password_hash().cloned().unwrap_or_default(),
-                roles: user.roles().map(str::to_owned).collect(),
-                options: Some(UserAddOptions { no_password }),
-            };
-            users.put(name.as_bytes(), &record.encode_to_vec())?;
-        }
-        users.end()
-    }
-}
-
-/// A member as etcd stores it.
-fn json_of(member: &Member) -> String {
-    let mut value = json!({
-        "id": member.id,
-        "peerURLs": member.peer_ur_ls,
-        "name": member.name,
-        "clientURLs": member.client_ur_ls,
-    });
-    if member.is_learner {
-        value["isLearner"] = true.into();
-    }
-    value.to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn revisions_sort_as_they_happened() {
-        let keys = [
-            revision_key(1, 0, false),
-            revision_key(1, 1, true),
-            revision_key(2, 0, false),
-            revision_key(256, 0, false),
-        ];
-        assert!(keys.is_sorted(), "{keys:?}");
-        assert_eq!(keys[1], b"\0\0\0\0\0\0\0\x01_\0\0\0\0\0\0\0\x01t");
     }
 }

@@ -338,3 +338,39 @@ fn whatever_is_wrong_is_refused_before_anything_is_written() {
         assert!(text.ends_with("Nothing was written.\n"), "{text}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_three_members_goes_on_alone_when_it_is_told_to() {
+    let folder = folder();
+    let port = free_ports(6);
+    let command = |n: u16, more: &[&str]| {
+        let mut command = etcd(folder.path());
+        command.args(flags(n, port).iter().map(|(name, value)| format!("--{name}={value}")));
+        command.args(more);
+        command
+    };
+    let address = format!("127.0.0.1:{}", port + 3);
+    let mut processes: Vec<Process> = (0..3).map(|n| Process::start(command(n, &[]))).collect();
+    for process in &mut processes {
+        process.line_with(READY);
+    }
+    put(&address, "k", "v").await.unwrap();
+    let cluster = members(&address).await.header.unwrap().cluster_id;
+    drop(processes);
+
+    let mut alone = Process::start(command(0, &["--force-new-cluster"]));
+    alone.line_with("of this member alone");
+    alone.line_with(READY);
+    until_serving(&address).await;
+    assert_eq!(get(&address, "k").await.unwrap().as_deref(), Some("v"));
+    let answer = members(&address).await;
+    assert_eq!(answer.members.len(), 1);
+    assert_ne!(answer.header.unwrap().cluster_id, cluster);
+    put(&address, "k", "w").await.unwrap();
+    alone.kill9();
+    // A flag that was left in the manifest changes nothing: it is alone already.
+    let mut again = Process::start(command(0, &["--force-new-cluster"]));
+    again.line_with(READY);
+    until_serving(&address).await;
+    assert_eq!(get(&address, "k").await.unwrap().as_deref(), Some("w"));
+}

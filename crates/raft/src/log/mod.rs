@@ -24,6 +24,7 @@ mod recovery;
 mod repair;
 mod salvage;
 pub mod scrub;
+mod seed;
 mod segment;
 pub mod snapshot;
 mod spares;
@@ -38,6 +39,7 @@ pub use options::{
     Belongs, DamagedState, DataState, Formed, FormedState, Identity, LatchError, LogOptions,
     LogStatus, Missing, Opened, RecoveryReport, Supply,
 };
+pub use seed::{SeedError, seed};
 pub use store::Log;
-pub use survivor::Survivor;
+pub use survivor::{Survivor, SurvivorSnapshot};
 pub use worker::{LogCompletion, LogRequest, LogWorker};

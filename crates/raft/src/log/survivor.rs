@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use raft_core::{
-    Entry, EntryId, EntryKind, HardState, Membership, Persist, SnapshotMeta, SnapshotSink as _,
-    Ticket,
+    BlobId, Entry, EntryId, EntryKind, HardState, Membership, Persist, SnapshotError, SnapshotMeta,
+    SnapshotSink as _, SnapshotSource, Ticket,
 };
 
 use super::body::origin;
@@ -128,6 +128,35 @@ impl<D: Disk> Survivor<D> {
         self.recovery.memberships().pop().unwrap_or_default()
     }
 
+    /// What the newest snapshot stands for.
+    #[must_use]
+    pub fn snapshot_meta(&self) -> SnapshotMeta {
+        self.recovery.snapshot.clone()
+    }
+
+    /// The newest snapshot's blobs; `None` when there is none.
+    ///
+    /// # Errors
+    /// When its list is missing.
+    pub fn snapshot_source(&self) -> Result<Option<SurvivorSnapshot<D>>, DataError> {
+        if self.snapshot() == EntryId::ZERO {
+            return Ok(None);
+        }
+        let dir = self.dir.join("snapshot");
+        let manifests = list_manifests(&self.disk, &self.dir)?.intact;
+        let manifest = manifests.into_iter().find(|(it, _)| *it == self.recovery.snapshot);
+        let Some((_, blobs)) = manifest else {
+            return Err(damaged(&dir, format!("no snapshot at {} is there", self.snapshot())));
+        };
+        Ok(Some(SurvivorSnapshot { disk: self.disk.clone(), dir, blobs }))
+    }
+
+    /// The entries of its log, in order; the snapshot may hold the first of them already.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        let superseded = self.recovery.superseded;
+        self.recovery.replay.entries.iter().map(|(_, entry)| entry).filter(move |_| !superseded)
+    }
+
     /// Writes its state and its whole log into the new directory `to`, as those of node `identity` in the cluster
     /// `formed`. Durable on return; counts as stopped cleanly.
     ///
@@ -192,30 +221,50 @@ impl<D: Disk> Survivor<D> {
 
     /// Copies every blob, each checked, and lists them in a manifest of `meta`.
     fn copy_snapshot(&self, to: &Path, meta: &SnapshotMeta) -> Result<(), DataError> {
-        let failed = |path: &Path, problem: String| DataError::Damaged {
-            path: path.to_path_buf(),
-            offset: None,
-            problem,
-        };
-        let (old, new) = (self.dir.join("snapshot"), to.join("snapshot"));
-        let manifests = list_manifests(&self.disk, &self.dir)?.intact;
-        let manifest = manifests.into_iter().find(|(it, _)| *it == self.recovery.snapshot);
-        let Some((_, blobs)) = manifest else {
-            return Err(failed(&old, format!("no snapshot at {} is there", meta.last_included)));
-        };
-        let store = SnapshotStore::open(self.disk.clone(), to);
-        let mut store = store.map_err(|error| failed(&new, error.to_string()))?;
+        let new = to.join("snapshot");
+        let failed = |problem: SnapshotError| damaged(&new, problem.to_string());
+        let Some(source) = self.snapshot_source()? else { return Ok(()) };
+        let mut store = SnapshotStore::open(self.disk.clone(), to).map_err(failed)?;
         let mut writer = store.begin(meta.clone());
-        for id in blobs {
-            let content = check_blob(&self.disk, &old, id).map_err(|fault| {
-                let (path, offset) = (fault.path, Some(fault.offset));
-                DataError::Damaged { path, offset, problem: fault.problem }
-            })?;
-            writer.put(&content).map_err(|error| failed(&new, error.to_string()))?;
+        for id in &source.blobs {
+            writer.put(&source.check(*id)?).map_err(failed)?;
         }
-        writer.commit().map_err(|error| failed(&new, error.to_string()))?;
+        writer.commit().map_err(failed)?;
         Ok(())
     }
+}
+
+/// The newest snapshot of a [`Survivor`]. Changes nothing, damage or not.
+pub struct SurvivorSnapshot<D: Disk> {
+    disk: D,
+    dir: PathBuf,
+    blobs: Vec<BlobId>,
+}
+
+impl<D: Disk> SurvivorSnapshot<D> {
+    fn check(&self, id: BlobId) -> Result<Bytes, DataError> {
+        check_blob(&self.disk, &self.dir, id).map(Bytes::from).map_err(|fault| {
+            let (path, offset) = (fault.path, Some(fault.offset));
+            DataError::Damaged { path, offset, problem: fault.problem }
+        })
+    }
+}
+
+impl<D: Disk> SnapshotSource for SurvivorSnapshot<D> {
+    fn blobs(&self) -> &[BlobId] {
+        &self.blobs
+    }
+
+    fn read(&self, position: usize) -> Result<Bytes, SnapshotError> {
+        let Some(id) = self.blobs.get(position) else {
+            return Err(SnapshotError::Undecodable("no such blob".to_owned()));
+        };
+        self.check(*id).map_err(|error| SnapshotError::Undecodable(error.to_string()))
+    }
+}
+
+fn damaged(path: &Path, problem: String) -> DataError {
+    DataError::Damaged { path: path.to_path_buf(), offset: None, problem }
 }
 
 fn write<D: Disk>(log: &mut Log<D>, to: &Path, persist: Persist) -> Result<(), DataError> {

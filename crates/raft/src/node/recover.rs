@@ -30,7 +30,7 @@ pub struct Recovered {
     pub kept: PathBuf,
 }
 
-fn beside(dir: &Path, ending: &str) -> PathBuf {
+pub(super) fn beside(dir: &Path, ending: &str) -> PathBuf {
     let mut name = OsString::from(dir);
     name.push(ending);
     PathBuf::from(name)
@@ -116,7 +116,7 @@ fn check(survivor: &Survivor<StdDisk>, new: &Path) -> Result<(), DataError> {
     }
 }
 
-fn sync_parent(dir: &Path) -> Result<(), Error> {
+pub(super) fn sync_parent(dir: &Path) -> Result<(), Error> {
     let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
     File::open(parent.unwrap_or_else(|| Path::new(".")))?.sync_all()
 }

@@ -2,7 +2,7 @@
 //! wrong on the command line.
 //!
 //! A command knows what it asks for and how the answer is printed; [`dial`] knows whom to ask. Absent on purpose:
-//! `make-mirror`, `migrate`, `snapshot restore` and interactive watching.
+//! `make-mirror`, `migrate` and interactive watching.
 
 mod auth;
 mod dial;
@@ -16,6 +16,7 @@ mod member;
 mod print;
 mod prompt;
 mod recipes;
+mod snapshot;
 mod table;
 mod to;
 mod txn;
@@ -26,7 +27,8 @@ use clap::{Args, Subcommand};
 use tonic::Status;
 
 use self::dial::Cluster;
-use self::to::To;
+pub(super) use self::snapshot::{Part, Restore, fetch};
+pub(super) use self::to::To;
 pub(super) use self::words::arrange;
 use super::complain;
 use crate::exit::Exit;
@@ -104,8 +106,8 @@ Example:
     Alarm(Group<maintenance::Alarm>),
     /// Make another member the leader.
     MoveLeader(Client<maintenance::MoveLeader>),
-    /// Save what a member holds.
-    Snapshot(Group<maintenance::Snapshot>),
+    /// Save what a member holds, look at what was saved, begin a cluster with it.
+    Snapshot(Group<snapshot::Snapshot>),
     /// Switch authentication on and off.
     Auth(Group<auth::Auth>),
     /// Add, change and list users.
@@ -188,7 +190,7 @@ async fn carry_out(command: &ClientCommand) -> Result<(), Failure> {
         C::Defrag(Client { what, to }) => what.run(&Cluster::find(to).await?).await,
         C::Alarm(Group { what, to }) => what.run(&Cluster::find(to).await?).await,
         C::MoveLeader(Client { what, to }) => what.run(&Cluster::find(to).await?).await,
-        C::Snapshot(Group { what, to }) => what.run(&Cluster::find(to).await?).await,
+        C::Snapshot(Group { what, to }) => what.run(to).await,
         C::Auth(Group { what, to }) => what.run(&Cluster::find(to).await?).await,
         C::User(Group { what, to }) => what.run(&Cluster::find(to).await?).await,
         C::Role(Group { what, to }) => what.run(&Cluster::find(to).await?).await,

@@ -28,7 +28,7 @@ pub(super) enum Format {
 /// What every command of the client takes.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Whom to ask, and how to answer (also as ETCDCTL_* variables)")]
-pub(super) struct To {
+pub(in crate::cli) struct To {
     /// Members, as host:port, http://host:port or https://host:port [default: 127.0.0.1:2379 if something listens there,
     /// else the cluster at 127.0.0.1:54000 and up].
     #[arg(long, global = true, value_name = "LIST", value_delimiter = ',')]
@@ -116,6 +116,16 @@ pub(super) struct Wishes {
 }
 
 impl To {
+    /// The same, of this member.
+    pub(super) fn at(&self, endpoint: &str) -> Self {
+        Self { endpoints: vec![endpoint.to_owned()], ..self.clone() }
+    }
+
+    /// The answer is for programs.
+    pub(in crate::cli) fn wants_json(&self) -> bool {
+        self.json || self.write_out == Some(Format::Json)
+    }
+
     /// Flags before variables before defaults.
     pub(super) fn wishes(&self) -> Result<Wishes, Failure> {
         self.wishes_with(|name| std::env::var_os(name).filter(|value| !value.is_empty()))

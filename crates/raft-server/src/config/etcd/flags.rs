@@ -251,12 +251,7 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("vv", Ignored, "", NO_LONGER),
     // Unsafe.
     flag("unsafe-no-fsync", Switch, "false", Idle("every write is synced before it is answered")),
-    flag(
-        "force-new-cluster",
-        Switch,
-        "false",
-        Refused("a quorum is not given up by a flag that may stand in a manifest for ever"),
-    ),
+    flag("force-new-cluster", Switch, "false", Used),
 ];
 
 /// Names that etcd also knows, or knew, with `experimental-` before them.

@@ -54,6 +54,8 @@ pub struct EtcdConfig {
     pub formed: bool,
     /// The cluster exists: an empty member waits to be added to it.
     pub existing: bool,
+    /// What this member's folder holds becomes a cluster of its own.
+    pub force_new_cluster: bool,
     /// Members with different tokens form no cluster together; empty for etcd's default.
     pub token: String,
     /// What every member has.
@@ -235,6 +237,7 @@ impl Reading {
             members,
             formed,
             existing,
+            force_new_cluster: self.sources.is_on("force-new-cluster"),
             token,
             settings,
             txn_ops_max: usize::try_from(txn_ops_max).unwrap_or(usize::MAX),

@@ -27,6 +27,7 @@ fn without_flags_it_is_what_etcd_would_be() {
         members: vec!["localhost:2380".to_owned()],
         formed: false,
         existing: false,
+        force_new_cluster: false,
         token: String::new(),
         settings: Settings {
             election_timeout_min: Duration::from_secs(1),
@@ -293,7 +294,6 @@ fn what_is_wrong_is_said_with_what_would_be_right() {
         (&["--logger=glog"], "--logger", "capnslog"),
         (&["--discovery=https://x"], "--discovery", "--initial-cluster"),
         (&["--proxy=on"], "--proxy", "no v2 proxy"),
-        (&["--force-new-cluster"], "--force-new-cluster", "manifest"),
         (&["--auth-token=jwt,pub-key=x"], "--auth-token", "sign-method"),
         (&["--auth-token=none"], "--auth-token", "simple"),
         (&["--auth-token-ttl=0"], "--auth-token-ttl", "1"),

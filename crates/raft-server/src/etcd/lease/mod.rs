@@ -182,8 +182,10 @@ impl Lease for Etcd {
             ttl: -1,
             ..LeaseTimeToLiveResponse::default()
         };
-        if let Some(lease) = found {
-            let remaining = self.remaining(id).await;
+        let remaining = if found.is_some() { self.remaining(id).await } else { None };
+        // One whose seconds are over is shown as gone, as in etcd, though a late renewal still counts.
+        let lives = !remaining.is_some_and(|remaining| remaining.is_zero());
+        if let Some(lease) = found.filter(|_| lives) {
             response.ttl = remaining.map_or(lease.ttl, seconds);
             response.granted_ttl = lease.ttl;
             response.keys = lease.keys;
