@@ -13,6 +13,7 @@ use raft_core::{
 use super::blob;
 use crate::error::DataError;
 use crate::io::{Disk, DiskFile, OpenMode};
+use crate::log::Mend;
 use crate::log::files::read_file;
 use crate::log::identity::{MANIFEST_MAGIC, seal_twice, unseal_either};
 use crate::log::record::{to_u32, to_u64};
@@ -227,6 +228,35 @@ impl<D: Disk> SnapshotStore<D> {
             }
             Err(SnapshotError::Damaged(_) | SnapshotError::Missing(_)) => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Looks at a file that looked damaged to somebody else. A manifest is written again; a blob is set aside, and the
+    /// next checkpoint that contains it writes it again.
+    pub(super) fn mend(&mut self, path: &Path) -> Mend {
+        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        let known = self.manifests.iter().find(|(meta, blobs)| {
+            manifest_name(meta.last_included) == name
+                || blobs.iter().any(|id| blob::name(*id) == name)
+        });
+        let Some((meta, blobs)) = known.cloned() else { return Mend::Intact };
+        if let Some(id) = blob::parse_name(&name) {
+            self.checked.remove(&id);
+            return match self.has_intact(id) {
+                Ok(true) => Mend::Intact,
+                Ok(false) => Mend::Beyond(
+                    "a blob of a snapshot; it is set aside, and the next checkpoint writes it again"
+                        .to_owned(),
+                ),
+                Err(error) => Mend::Beyond(error.to_string()),
+            };
+        }
+        match read_file(&self.disk, path) {
+            Ok(Some(bytes)) if bytes == encode_manifest(&meta, &blobs) => Mend::Intact,
+            Ok(_) | Err(_) => match self.publish(meta, blobs) {
+                Ok(()) => Mend::Repaired,
+                Err(error) => Mend::Beyond(error.to_string()),
+            },
         }
     }
 
