@@ -13,9 +13,10 @@ use crate::error::KvError;
 use crate::key_range::KeyRange;
 use crate::proto::etcdserverpb::{RangeRequest, RangeResponse, TxnRequest, TxnResponse};
 use crate::proto::mvccpb::{Event, KeyValue, event::EventType};
-use crate::store::data::{Data, Pin, Revision};
+use crate::store::data::{Data, Pin};
 use crate::store::notices::{Notices, Published};
 use crate::store::read::{View, range_of};
+use crate::store::version::{Revision, Version};
 
 /// Reads the store from any thread, without a lock and without holding up the writer.
 ///
@@ -124,7 +125,7 @@ impl Reader {
         if at < data.compact_revision() {
             return None;
         }
-        let found = data.newest(&kv.key, at).filter(|version| version.live.is_some());
+        let found = data.newest(&kv.key, at).filter(Version::is_live);
         // What was read is whole only if no compaction has overtaken it.
         found.filter(|_| data.horizon() <= at).map(|version| version.key_value())
     }
@@ -150,7 +151,7 @@ impl Reader {
         let mut whole = 0;
         let mut bytes = 0_usize;
         for version in data.history_from(Revision::first_of(from.max(0))) {
-            let main = version.revision.main;
+            let main = version.revision().main;
             if main > revision {
                 break;
             }
@@ -167,7 +168,7 @@ impl Reader {
                 next = main;
                 break;
             }
-            let kind = if version.live.is_some() { EventType::Put } else { EventType::Delete };
+            let kind = if version.is_live() { EventType::Put } else { EventType::Delete };
             events.push(Event {
                 r#type: kind.into(),
                 kv: Some(version.key_value()),
@@ -279,7 +280,7 @@ impl PinnedReader {
         let mut bytes = 0_usize;
         self.data.walk(&KeyRange::new(from, &request.range_end), self.at, |version, _| {
             if stretch.seen >= STRETCH_KEYS_MAX || bytes >= bytes_max {
-                stretch.next = Some(version.key.clone());
+                stretch.next = Some(Bytes::copy_from_slice(version.key()));
                 return ControlFlow::Break(());
             }
             stretch.seen += 1;

@@ -1,6 +1,7 @@
 //! What a node measures of itself: atomics that its threads count in and anybody may read.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,13 +20,19 @@ const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 pub struct Meters {
     /// How long it took to write a batch to the log and make it durable.
     pub log_writes: Timings,
+    /// What was found damaged, and what became of it.
+    pub damage: DamageMeters,
     /// Changed by the raft thread only, when a peer is met for the first time.
     peers: ArcSwap<BTreeMap<NodeId, Arc<PeerMeters>>>,
 }
 
 impl Default for Meters {
     fn default() -> Self {
-        Self { log_writes: Timings::new(Duration::from_millis(1)), peers: ArcSwap::default() }
+        Self {
+            log_writes: Timings::new(Duration::from_millis(1)),
+            damage: DamageMeters::default(),
+            peers: ArcSwap::default(),
+        }
     }
 }
 
@@ -49,6 +56,90 @@ impl Meters {
     #[must_use]
     pub fn peers(&self) -> Arc<BTreeMap<NodeId, Arc<PeerMeters>>> {
         self.peers.load_full()
+    }
+}
+
+/// Damages that are named at once; the others are only counted.
+const DAMAGES_NAMED_MAX: usize = 16;
+
+/// Bytes on disk that are not what was written, and are not repaired yet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OpenDamage {
+    /// The file.
+    pub path: PathBuf,
+    /// Where in it, in bytes.
+    pub offset: u64,
+    /// What is wrong.
+    pub problem: String,
+}
+
+/// What was found damaged on this node's disk since the process began. Counts only grow.
+#[derive(Debug, Default)]
+pub struct DamageMeters {
+    found: AtomicU64,
+    repaired: AtomicU64,
+    folders_set_aside: AtomicU64,
+    /// Oldest first.
+    open: ArcSwap<Vec<OpenDamage>>,
+}
+
+impl DamageMeters {
+    /// Damage was found. The same place counts once for as long as it is not repaired.
+    pub(crate) fn found(&self, path: &Path, offset: u64, problem: &str) {
+        let is_new = !self.open.load().iter().any(|it| it.path == path && it.offset == offset);
+        if !is_new {
+            return;
+        }
+        self.found.fetch_add(1, Ordering::Relaxed);
+        self.open.rcu(|open| {
+            let mut open = Vec::clone(open);
+            if open.len() < DAMAGES_NAMED_MAX {
+                let (path, problem) = (path.to_path_buf(), problem.to_owned());
+                open.push(OpenDamage { path, offset, problem });
+            }
+            open
+        });
+    }
+
+    /// What was damaged there is again what was written.
+    pub(crate) fn repaired(&self, path: &Path, offset: u64) {
+        self.repaired.fetch_add(1, Ordering::Relaxed);
+        self.close(|it| it.path == path && it.offset == offset);
+    }
+
+    /// Damage that was found and needs no repair: nothing depends on it any more.
+    pub(crate) fn close(&self, is_closed: impl Fn(&OpenDamage) -> bool) {
+        self.open.rcu(|open| open.iter().filter(|it| !is_closed(it)).cloned().collect::<Vec<_>>());
+    }
+
+    /// So many folders of this node stand aside, because they were damaged.
+    pub(crate) fn set_folders_aside(&self, count: usize) {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        self.folders_set_aside.store(count, Ordering::Relaxed);
+    }
+
+    /// Damages found.
+    #[must_use]
+    pub fn found_total(&self) -> u64 {
+        self.found.load(Ordering::Relaxed)
+    }
+
+    /// Damages repaired: what was damaged was written again.
+    #[must_use]
+    pub fn repaired_total(&self) -> u64 {
+        self.repaired.load(Ordering::Relaxed)
+    }
+
+    /// Folders of this node that were set aside and still stand there: each time, it was taken in as a new member.
+    #[must_use]
+    pub fn folders_set_aside(&self) -> u64 {
+        self.folders_set_aside.load(Ordering::Relaxed)
+    }
+
+    /// Damage that is not repaired yet, oldest first; at most 16.
+    #[must_use]
+    pub fn open(&self) -> Arc<Vec<OpenDamage>> {
+        self.open.load_full()
     }
 }
 
@@ -181,6 +272,24 @@ mod tests {
         assert_eq!(cumulative[3], (Duration::from_millis(8), 4));
         assert_eq!(cumulative[13], (Duration::from_millis(8192), 4));
         assert_eq!((timings.count(), timings.sum()), (5, Duration::from_micros(100_007_002)));
+    }
+
+    #[test]
+    fn damage_counts_once_and_is_named_until_it_is_repaired() {
+        let damage = DamageMeters::default();
+        let log = Path::new("1.log");
+        for offset in [512, 512, 1024] {
+            damage.found(log, offset, "rotten");
+        }
+        assert_eq!((damage.found_total(), damage.open().len()), (2, 2));
+        damage.repaired(log, 512);
+        assert_eq!((damage.repaired_total(), damage.open().len()), (1, 1));
+        assert_eq!(damage.open()[0].offset, 1024);
+        damage.close(|it| it.path == log);
+        damage.found(log, 512, "again");
+        assert_eq!((damage.found_total(), damage.open().len()), (3, 1));
+        (0..100).for_each(|offset| damage.found(log, offset * 4096, "everywhere"));
+        assert_eq!((damage.found_total(), damage.open().len()), (103, DAMAGES_NAMED_MAX));
     }
 
     #[test]

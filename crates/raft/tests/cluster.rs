@@ -14,6 +14,7 @@ use raft::core::{
     Snapshot, SnapshotError, SnapshotSink, SnapshotSource, StateMachine,
 };
 use raft::error::{AdminError, NodeError, ProposeError};
+use raft::meters::Meters;
 use raft::node::{Phase, Status};
 use raft::sessions::{SessionCommand, SessionError, SessionResponse};
 use raft::{MemberInfo, Node, SessionClient, Sessions};
@@ -459,7 +460,7 @@ async fn damaged_members_repair_each_other() {
 
 /// Both copies of the header of a segment of one of three: what others cannot bring back entry by entry.
 #[tokio::test]
-async fn a_damaged_member_is_rebuilt_from_the_others() {
+async fn a_damaged_member_is_rebuilt_from_the_others_each_time() {
     let dir = folder();
     let addresses = addresses(3);
     let soon = |settings: &mut raft::node::Settings| {
@@ -474,23 +475,84 @@ async fn a_damaged_member_is_rebuilt_from_the_others() {
     for number in numbers {
         nodes[0].propose(Add(number)).await.unwrap();
     }
-    stop(vec![nodes.remove(1)]).await;
+    let folder = dir.path().join("member_1");
+    // The second time, what was set aside the first time still stands there.
+    for (times, aside) in [(1, "member_1.damaged"), (2, "member_1.damaged-2")] {
+        stop(vec![nodes.remove(1)]).await;
+        let log = folder.join("0000000001.log");
+        let mut content = std::fs::read(&log).unwrap();
+        for copy in [0, 2048] {
+            content[copy + 20] ^= 1;
+        }
+        std::fs::write(&log, content).unwrap();
+
+        let meters = Arc::<Meters>::default();
+        let rebuilt = builder(dir.path(), 1, &addresses).settings(|settings| {
+            soon(settings);
+            settings.meters = Arc::clone(&meters);
+        });
+        let rebuilt = rebuilt.start().await.unwrap();
+        let back = |status: &Status| {
+            status.phase == Phase::Active && status.membership.is_voter(status.node)
+        };
+        let status = until(&rebuilt, "it takes part again", back).await;
+        assert_eq!(status.membership.removed().len(), times, "as another member");
+        assert_eq!(rebuilt.read(()).await, nodes[0].read(()).await);
+        assert!(dir.path().join(aside).join("0000000001.log").exists());
+        assert_eq!(meters.damage.folders_set_aside(), u64::try_from(times).unwrap());
+        nodes.insert(1, rebuilt);
+    }
+    stop(nodes).await;
+}
+
+/// While everything runs: what rots in the log is found by reading it again, and fetched from the others; a copy of the
+/// identity comes from the other one.
+#[tokio::test]
+async fn damage_under_a_running_member_is_repaired() {
+    let (dir, addresses) = (folder(), addresses(3));
+    let meters = Arc::<Meters>::default();
+    let mut nodes = Vec::new();
+    for number in 0..3 {
+        let node = builder(dir.path(), number, &addresses).settings(|settings| {
+            settings.scrub_bytes_per_second = 256 << 20;
+            if number == 1 {
+                settings.meters = Arc::clone(&meters);
+            }
+        });
+        nodes.push(node.start().await.unwrap());
+    }
+    leader(&nodes).await;
+    for number in 0..50 {
+        nodes[0].propose(Add(number)).await.unwrap();
+    }
+    assert_eq!(nodes[1].read(()).await.unwrap(), (0..50).collect::<Vec<_>>());
     let folder = dir.path().join("member_1");
     let log = folder.join("0000000001.log");
-    let mut content = std::fs::read(&log).unwrap();
-    for copy in [0, 2048] {
-        content[copy + 20] ^= 1;
+    // In the middle of what is written, so that it stays as it is.
+    let intact = std::fs::read(&log).unwrap();
+    let used = intact[4096..].chunks(512).take_while(|sector| sector.iter().any(|b| *b != 0));
+    let place = 4096 + 512 * (used.count() / 2) + 130;
+    let flip = |path: &Path, place: usize| {
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let mut byte = [0];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, place as u64).unwrap();
+        let flipped = [byte[0] ^ 1];
+        std::os::unix::fs::FileExt::write_all_at(&file, &flipped, place as u64).unwrap();
+    };
+    for (path, place, repaired) in [(log, place, 1), (folder.join("identity"), 30, 2)] {
+        let before = std::fs::read(&path).unwrap();
+        flip(&path, place);
+        let limit = std::time::Instant::now() + Duration::from_secs(30);
+        while meters.damage.repaired_total() < repaired {
+            assert!(std::time::Instant::now() < limit, "{path:?}: {:?}", meters.damage);
+            tokio::task::yield_now().await;
+        }
+        let after = std::fs::read(&path).unwrap();
+        assert_eq!(before[place], after[place]);
+        assert_eq!(meters.damage.found_total(), meters.damage.repaired_total());
+        assert!(meters.damage.open().is_empty());
     }
-    std::fs::write(&log, content).unwrap();
-
-    let rebuilt = start(dir.path(), 1, &addresses).await;
-    let back =
-        |status: &Status| status.phase == Phase::Active && status.membership.is_voter(status.node);
-    let status = until(&rebuilt, "it takes part again", back).await;
-    assert_eq!(status.membership.removed().len(), 1, "as another member");
-    assert_eq!(rebuilt.read(()).await, nodes[0].read(()).await);
-    assert!(dir.path().join("member_1.damaged").join("0000000001.log").exists());
-    nodes.push(rebuilt);
+    assert_eq!(nodes[1].read(()).await.unwrap(), (0..50).collect::<Vec<_>>());
     stop(nodes).await;
 }
 

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use crate::error::KvError;
 use crate::proto::etcdserverpb::{CompactionRequest, CompactionResponse};
 use crate::store::Store;
-use crate::store::data::{Revision, Version};
 use crate::store::read::header;
+use crate::store::version::{Revision, Version};
 
 /// How many versions one flush looks at, beside two for each revision that it publishes, so that removal
 /// keeps up with any load and never takes more than a few milliseconds of an idle one.
@@ -54,20 +54,21 @@ impl Store {
         let from = self.sweep.next.max(Revision::first_of(self.sweep.done.max(0)));
         let data = self.data.clone();
         let mut history =
-            data.history_from(from).take_while(|version| version.revision.main <= target);
+            data.history_from(from).take_while(|version| version.revision().main <= target);
         for version in history.by_ref().take(budget) {
             // What this version replaced is seen by no revision from its own on.
             let mut older = data.older(&version);
             while let Some(replaced) = older {
-                if replaced.revision.main < target {
+                if replaced.revision().main < target {
                     data.remove(&replaced);
                 }
                 older = data.older(&replaced);
             }
-            if version.live.is_none() && version.revision.main < target {
+            if !version.is_live() && version.revision().main < target {
                 data.remove(&version);
             }
-            self.sweep.next = Revision { sub: version.revision.sub + 1, ..version.revision };
+            let Revision { main, sub } = version.revision();
+            self.sweep.next = Revision { main, sub: sub + 1 };
         }
         if history.next().is_some() {
             return true;
@@ -138,11 +139,11 @@ impl Garbage {
     /// Counts a version that `newer` replaced: a tombstone is of use only to its own revision, a value also to
     /// those up to its replacement.
     pub(super) fn add_version(&mut self, version: &Version, newer: Option<&Version>) {
-        let after = version.revision.main + 1;
-        if version.live.is_none() {
+        let after = version.revision().main + 1;
+        if !version.is_live() {
             self.add(after, version.weight());
         } else if let Some(newer) = newer {
-            self.add(newer.revision.main.max(after), version.weight());
+            self.add(newer.revision().main.max(after), version.weight());
         }
     }
 

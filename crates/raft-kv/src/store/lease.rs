@@ -120,7 +120,7 @@ impl Leases {
     }
 
     /// Moves a key from one lease to another; 0 is none.
-    pub(super) fn reattach(&mut self, key: &Bytes, from: i64, to: i64) {
+    pub(super) fn reattach(&mut self, key: &[u8], from: i64, to: i64) {
         if from == to {
             return;
         }
@@ -128,7 +128,8 @@ impl Leases {
             lease.keys.remove(key);
         }
         if let Some(lease) = self.table.get_mut(&to) {
-            lease.keys.insert(key.clone());
+            // A copy of its own: a slice of the log entry would keep all of the entry in memory.
+            lease.keys.insert(Bytes::copy_from_slice(key));
         }
     }
 

@@ -11,6 +11,7 @@ pub(crate) mod notices;
 pub(crate) mod read;
 pub(crate) mod segment;
 mod snapshot;
+pub(crate) mod version;
 mod write;
 
 use std::sync::Arc;
@@ -64,7 +65,7 @@ pub struct Store {
     revision: i64,
     /// The newest compaction applied; at most `revision`.
     compact_revision: i64,
-    /// The bytes that the retained versions take; see [`data::VERSION_BYTES`].
+    /// The bytes that the retained versions take; see [`version::VERSION_BYTES`].
     logical_size: u64,
     garbage: Garbage,
     sweep: Sweep,

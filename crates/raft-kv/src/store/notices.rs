@@ -19,8 +19,8 @@ use crate::proto::etcdserverpb::{
 use crate::proto::raftkv::command_v1::Kind;
 use crate::proto::raftkv::{Downgrade, Quota};
 use crate::store::Store;
-use crate::store::data::VERSION_BYTES;
 use crate::store::read::header;
+use crate::store::version::VERSION_BYTES;
 
 /// What a lease counts against the quota, in bytes: as in etcd.
 const LEASE_BYTES: u64 = 64;

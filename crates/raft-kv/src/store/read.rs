@@ -2,7 +2,6 @@
 
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use crate::error::KvError;
 use crate::key_range::KeyRange;
@@ -14,7 +13,8 @@ use crate::proto::etcdserverpb::{
     Compare, RangeRequest, RangeResponse, RequestOp, ResponseHeader, ResponseOp, TxnRequest,
     TxnResponse,
 };
-use crate::store::data::{Data, Live, Version};
+use crate::store::data::Data;
+use crate::store::version::{Live, Version};
 
 /// The store as it was at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +54,7 @@ impl View<'_> {
         let at = self.at(request.revision)?;
         let plan = RangePlan::new(request);
         let mut count = 0;
-        let mut found: Vec<Arc<Version>> = Vec::new();
+        let mut found: Vec<Version> = Vec::new();
         self.data.walk(&KeyRange::new(&request.key, &request.range_end), at, |version, live| {
             count += 1;
             if found.len() < plan.collect_max && passes_filters(request, version, live) {
@@ -107,14 +107,14 @@ impl View<'_> {
         let range = KeyRange::new(&compare.key, &compare.range_end);
         self.data.walk(&range, self.revision, |version, live| {
             any = true;
-            all = compare_live(compare, version.revision.main, live);
+            all = compare_live(compare, version.revision().main, live);
             if all { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         if any {
             return all;
         }
         // A missing key has no value, so no comparison with one holds; its numbers are 0.
-        compare.target != i32::from(CompareTarget::Value) && compare_live(compare, 0, &MISSING)
+        compare.target != i32::from(CompareTarget::Value) && compare_live(compare, 0, MISSING)
     }
 }
 
@@ -128,7 +128,7 @@ pub(crate) const fn range_of(op: &RequestOp) -> Option<&RangeRequest> {
 }
 
 /// What a comparison sees of a key that does not exist.
-const MISSING: Live = Live { value: bytes::Bytes::new(), create_revision: 0, version: 0, lease: 0 };
+const MISSING: Live<'_> = Live { value: &[], create_revision: 0, version: 0, lease: 0 };
 
 /// A header with the revision only.
 #[expect(clippy::unnecessary_wraps, reason = "the messages' fields are optional")]
@@ -169,10 +169,10 @@ impl RangePlan {
         Self { target, order, limit, collect_max }
     }
 
-    fn sort(&self, found: &mut [Arc<Version>]) {
+    fn sort(&self, found: &mut [Version]) {
         // Only what is present is collected.
-        fn number(version: &Version, field: fn(&Live) -> i64) -> i64 {
-            version.live.as_ref().map_or(0, field)
+        fn number(version: &Version, field: fn(Live<'_>) -> i64) -> i64 {
+            version.live().map_or(0, field)
         }
         match self.target {
             // They were collected in this order.
@@ -181,10 +181,12 @@ impl RangePlan {
             SortTarget::Create => {
                 found.sort_by_key(|found| number(found, |live| live.create_revision))
             }
-            SortTarget::Mod => found.sort_by_key(|found| found.revision.main),
+            SortTarget::Mod => found.sort_by_key(|found| found.revision().main),
             SortTarget::Value => {
-                found
-                    .sort_by_cached_key(|found| found.live.as_ref().map(|live| live.value.clone()));
+                fn value(version: &Version) -> Option<&[u8]> {
+                    version.live().map(|live| live.value)
+                }
+                found.sort_by(|a, b| value(a).cmp(&value(b)));
             }
         }
         if self.order == SortOrder::Descend {
@@ -201,17 +203,17 @@ const fn has_filters(request: &RangeRequest) -> bool {
 }
 
 /// The four filters; 0 is none.
-const fn passes_filters(request: &RangeRequest, version: &Version, live: &Live) -> bool {
+fn passes_filters(request: &RangeRequest, version: &Version, live: Live<'_>) -> bool {
     const fn within(value: i64, min: i64, max: i64) -> bool {
         (min == 0 || value >= min) && (max == 0 || value <= max)
     }
-    within(version.revision.main, request.min_mod_revision, request.max_mod_revision)
+    within(version.revision().main, request.min_mod_revision, request.max_mod_revision)
         && within(live.create_revision, request.min_create_revision, request.max_create_revision)
 }
 
 /// Compares one key. What is missing or unknown in the comparison is taken as etcd takes it: an absent
 /// number for 0, an unknown target for equal, an unknown result for true.
-fn compare_live(compare: &Compare, mod_revision: i64, live: &Live) -> bool {
+fn compare_live(compare: &Compare, mod_revision: i64, live: Live<'_>) -> bool {
     let given = compare.target_union.as_ref();
     let ordering = match CompareTarget::try_from(compare.target) {
         Ok(CompareTarget::Version) => match given {
@@ -228,7 +230,7 @@ fn compare_live(compare: &Compare, mod_revision: i64, live: &Live) -> bool {
         },
         Ok(CompareTarget::Value) => match given {
             Some(TargetUnion::Value(given)) => live.value.cmp(given),
-            _ => live.value.as_ref().cmp(&[]),
+            _ => live.value.cmp(&[]),
         },
         Ok(CompareTarget::Lease) => match given {
             Some(TargetUnion::Lease(given)) => live.lease.cmp(given),

@@ -22,13 +22,13 @@
 
 use std::collections::BTreeMap;
 
-use bytes::{BufMut, Bytes};
+use bytes::BufMut;
 use raft_core::SnapshotError;
 
 use crate::proto::etcdserverpb::AlarmType;
-use crate::store::data::{Live, Revision, Version};
 use crate::store::lease::LeaseRecord;
 use crate::store::notices::Notices;
+use crate::store::version::{Key, Live, Revision, Version};
 
 const SEGMENT_MAGIC: &[u8; 4] = b"RKVS";
 const LEASES_MAGIC: &[u8; 4] = b"RKVL";
@@ -60,9 +60,10 @@ impl Cut {
             return true;
         }
         // A draw that the revision decides, with odds in proportion to the version's bytes.
+        let Revision { main, sub } = version.revision();
         let mut seed = [0; 12];
-        seed[..8].copy_from_slice(&version.revision.main.to_le_bytes());
-        seed[8..].copy_from_slice(&version.revision.sub.to_le_bytes());
+        seed[..8].copy_from_slice(&main.to_le_bytes());
+        seed[8..].copy_from_slice(&sub.to_le_bytes());
         xxhash_rust::xxh3::xxh3_64(&seed) % self.average < version.weight()
     }
 }
@@ -85,16 +86,17 @@ impl SegmentWriter {
             self.out.put_u8(SEGMENT_VERSION);
             self.previous_main = 0;
         }
-        put_positive(&mut self.out, version.revision.main - self.previous_main);
-        self.previous_main = version.revision.main;
-        put_varint(&mut self.out, u64::from(version.revision.sub));
-        self.out.put_u8(if version.live.is_none() { TOMBSTONE } else { 0 });
-        put_bytes(&mut self.out, &version.key);
-        if let Some(live) = &version.live {
-            put_positive(&mut self.out, version.revision.main - live.create_revision);
+        let Revision { main, sub } = version.revision();
+        put_positive(&mut self.out, main - self.previous_main);
+        self.previous_main = main;
+        put_varint(&mut self.out, u64::from(sub));
+        self.out.put_u8(if version.is_live() { 0 } else { TOMBSTONE });
+        put_bytes(&mut self.out, version.key());
+        if let Some(live) = version.live() {
+            put_positive(&mut self.out, main - live.create_revision);
             put_positive(&mut self.out, live.version);
             put_varint(&mut self.out, live.lease.cast_unsigned());
-            put_bytes(&mut self.out, &live.value);
+            put_bytes(&mut self.out, live.value);
         }
         self.bytes += version.weight();
         self.versions += 1;
@@ -119,10 +121,10 @@ pub(super) fn decode_segment(content: &[u8]) -> Result<Vec<Version>, SnapshotErr
     let mut previous = Revision::ZERO;
     while !input.rest.is_empty() {
         let version = decode_version(&mut input, previous.main)?;
-        if version.revision <= previous || version.revision.main == 0 {
+        if version.revision() <= previous || version.revision().main == 0 {
             return Err(undecodable("a segment's revisions do not ascend"));
         }
-        previous = version.revision;
+        previous = version.revision();
         versions.push(version);
     }
     Ok(versions)
@@ -153,7 +155,7 @@ fn decode_version(input: &mut Input<'_>, previous_main: i64) -> Result<Version, 
         }
         other => return Err(undecodable(&format!("unknown flags {other:#04x}"))),
     };
-    Ok(Version { revision: Revision { main, sub }, key, live })
+    Ok(Version::new(Revision { main, sub }, Key::new(key), live))
 }
 
 /// The most leases of one blob.
@@ -369,12 +371,11 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// A copy of its own, so that a key does not keep the whole blob in memory.
-    fn bytes(&mut self) -> Result<Bytes, SnapshotError> {
+    fn bytes(&mut self) -> Result<&'a [u8], SnapshotError> {
         let len = usize::try_from(self.varint()?).unwrap_or(usize::MAX);
         let (bytes, rest) =
             self.rest.split_at_checked(len).ok_or_else(|| undecodable("a blob ends early"))?;
         self.rest = rest;
-        Ok(Bytes::copy_from_slice(bytes))
+        Ok(bytes)
     }
 }

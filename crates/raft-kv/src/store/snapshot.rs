@@ -6,19 +6,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwapOption;
+use bytes::Bytes;
 use raft_core::{BlobId, Digest, Snapshot, SnapshotError, SnapshotSink, SnapshotSource};
 
 use crate::auth::{self, AuthState};
 use crate::proto::mvccpb::KeyValue;
 use crate::store::Store;
 use crate::store::compact::Garbage;
-use crate::store::data::{Data, FIRST_REVISION, Pin, Revision, Version};
+use crate::store::data::{Data, FIRST_REVISION, Pin};
 use crate::store::lease::{Lease, LeaseRecord};
 use crate::store::notices::Notices;
 use crate::store::segment::{
     BLOB_LEASES_MAX, Cut, Head, SegmentWriter, decode_leases, decode_segment, encode_leases,
     undecodable,
 };
+use crate::store::version::{Revision, Version};
 
 /// The store at one applied index. Nothing that it needs is removed from memory while it lives.
 #[derive(Debug)]
@@ -86,10 +88,10 @@ impl Picture {
     }
 
     /// Versions that the snapshot holds, from `from` on, in order.
-    fn retained_from(&self, from: Revision) -> impl Iterator<Item = Arc<Version>> + '_ {
+    fn retained_from(&self, from: Revision) -> impl Iterator<Item = Version> + '_ {
         self.data
             .history_from(from)
-            .take_while(|version| version.revision.main <= self.revision)
+            .take_while(|version| version.revision().main <= self.revision)
             .filter(|version| self.data.is_retained(version, self.compact_revision))
     }
 }
@@ -124,15 +126,11 @@ impl Picture {
     pub fn versions(&self) -> impl Iterator<Item = PicturedVersion> + '_ {
         self.retained_from(Revision::ZERO).map(|version| {
             let mut kv = version.key_value();
-            if version.live.is_none() {
+            let Revision { main, sub } = version.revision();
+            if !version.is_live() {
                 kv.mod_revision = 0;
             }
-            PicturedVersion {
-                main: version.revision.main,
-                sub: version.revision.sub,
-                kv,
-                deleted: version.live.is_none(),
-            }
+            PicturedVersion { main, sub, kv, deleted: !version.is_live() }
         })
     }
 
@@ -187,7 +185,7 @@ impl Snapshot for Picture {
         let mut versions = self.retained_from(Revision::ZERO);
         while let Some(version) = versions.next() {
             if writer.versions == 0 {
-                first = version.revision;
+                first = version.revision();
                 if let Some(segment) = self.known(known.as_deref(), first)
                     && segment.last.main <= self.revision
                     && sink.reuse(segment.id)?
@@ -203,7 +201,7 @@ impl Snapshot for Picture {
             writer.push(&version);
             if self.cut.is_after(&version, writer.bytes) {
                 let id = finish(&writer, &mut head, sink)?;
-                let (last, versions) = (version.revision, writer.versions);
+                let (last, versions) = (version.revision(), writer.versions);
                 layout.segments.insert(first, Segment { last, versions, id });
                 writer.clear();
             }
@@ -376,11 +374,11 @@ fn load_segment(
     };
     let loaded = Loaded {
         position,
-        first: first.revision,
-        last: last.revision,
+        first: first.revision(),
+        last: last.revision(),
         versions: u64::try_from(versions.len()).unwrap_or(u64::MAX),
     };
-    data.insert_all(versions.into_iter().map(Arc::new).collect());
+    data.insert_all(versions);
     Ok(loaded)
 }
 
@@ -415,20 +413,20 @@ fn account(
     let mut garbage = Garbage::new(head.compact_revision);
     let mut logical_size = 0_u64;
     for (version, newer) in data.versions() {
-        let main = version.revision.main;
+        let main = version.revision().main;
         if main < head.compact_revision
-            && !version.is_present_at(head.compact_revision, newer.as_deref())
+            && !version.is_present_at(head.compact_revision, newer.as_ref())
         {
             return Err(undecodable("a segment holds a version that the compaction dropped"));
         }
         logical_size = logical_size.saturating_add(version.weight());
-        garbage.add_version(&version, newer.as_deref());
-        let lease = version.live.as_ref().map_or(0, |live| live.lease);
+        garbage.add_version(&version, newer.as_ref());
+        let lease = version.lease();
         if newer.is_none() && lease != 0 {
             let Some(lease) = leases.get_mut(&lease) else {
                 return Err(undecodable("a key belongs to a lease that does not exist"));
             };
-            lease.keys.insert(version.key.clone());
+            lease.keys.insert(Bytes::copy_from_slice(version.key()));
         }
     }
     Ok((logical_size, garbage, leases))
@@ -439,7 +437,7 @@ fn check_whole(data: &Data, head: &Head) -> Result<(), SnapshotError> {
     let first = head.compact_revision.max(FIRST_REVISION);
     let mut previous = Revision::last_of(first);
     for version in data.history_from(Revision::first_of(first + 1)) {
-        let Revision { main, sub } = version.revision;
+        let Revision { main, sub } = version.revision();
         let follows = if main == previous.main {
             sub.checked_sub(1) == Some(previous.sub)
         } else {
@@ -448,7 +446,7 @@ fn check_whole(data: &Data, head: &Head) -> Result<(), SnapshotError> {
         if !follows {
             return Err(undecodable("a part of history is missing"));
         }
-        previous = version.revision;
+        previous = version.revision();
     }
     if previous.main == head.revision {
         Ok(())

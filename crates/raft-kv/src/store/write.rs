@@ -1,7 +1,5 @@
 //! Changing the store: one command, one revision.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 
 use crate::check::{check_delete, check_put, check_txn};
@@ -15,8 +13,8 @@ use crate::proto::etcdserverpb::{
 };
 use crate::proto::mvccpb::KeyValue;
 use crate::store::Store;
-use crate::store::data::{Live, Revision, Version};
 use crate::store::read::{View, header};
+use crate::store::version::{Key, Live, Revision, Version};
 
 impl Store {
     pub(super) fn put(&mut self, request: &PutRequest) -> Result<PutResponse, KvError> {
@@ -58,7 +56,7 @@ impl Store {
         }
         if request.ignore_value || request.ignore_lease {
             let newest = self.data.newest(&request.key, self.revision);
-            if newest.is_none_or(|version| version.live.is_none()) {
+            if newest.is_none_or(|version| !version.is_live()) {
                 return Err(KvError::KeyNotFound);
             }
         }
@@ -145,12 +143,12 @@ impl<'a> Writes<'a> {
 
     fn put(&mut self, request: &PutRequest) -> PutResponse {
         let before = self.store.data.newest(&request.key, self.write_revision());
-        let live_before = before.as_ref().and_then(|version| version.live.as_ref());
+        let live_before = before.as_ref().and_then(Version::live);
         // The key is there when it is to be kept, unless the same command deleted it; then it is empty.
         let value = if request.ignore_value {
-            live_before.map(|live| live.value.clone()).unwrap_or_default()
+            live_before.map_or(&[][..], |live| live.value)
         } else {
-            own(&request.value)
+            &request.value
         };
         let lease = if request.ignore_lease {
             live_before.map_or(0, |live| live.lease)
@@ -164,14 +162,14 @@ impl<'a> Writes<'a> {
             version: live_before.map_or(1, |live| live.version + 1),
             lease,
         };
-        let key = before.as_ref().map_or_else(|| own(&request.key), |version| version.key.clone());
-        self.store.leases.reattach(&key, live_before.map_or(0, |live| live.lease), lease);
+        self.store.leases.reattach(&request.key, live_before.map_or(0, |live| live.lease), lease);
         let prev_kv = match &before {
-            Some(version) if request.prev_kv && version.live.is_some() => Some(version.key_value()),
+            Some(version) if request.prev_kv && version.is_live() => Some(version.key_value()),
             _ => None,
         };
-        let revision = self.take_revision();
-        self.store.append(before.as_deref(), Version { revision, key, live: Some(live) });
+        let key = before.as_ref().map_or_else(|| Key::new(&request.key), |it| it.key().clone());
+        let version = Version::new(self.take_revision(), key, Some(live));
+        self.store.append(before.as_ref(), version);
         PutResponse { header: header(self.seen_revision()), prev_kv }
     }
 
@@ -185,7 +183,7 @@ impl<'a> Writes<'a> {
         #[cfg(mutants)]
         if raft_core::mutant::is_active(32) {
             let order = std::hash::RandomState::new();
-            found.sort_by_key(|version| std::hash::BuildHasher::hash_one(&order, &version.key));
+            found.sort_by_key(|version| std::hash::BuildHasher::hash_one(&order, version.key()));
         }
         for version in &found {
             self.bury(version);
@@ -205,17 +203,15 @@ impl<'a> Writes<'a> {
     /// Deletes one key, if it is there.
     pub(super) fn delete(&mut self, key: &Bytes) {
         let newest = self.store.data.newest(key, self.write_revision());
-        if let Some(version) = newest.filter(|version| version.live.is_some()) {
+        if let Some(version) = newest.filter(Version::is_live) {
             self.bury(&version);
         }
     }
 
     /// Ends the life of a key whose newest version this is.
     fn bury(&mut self, version: &Version) {
-        let lease = version.live.as_ref().map_or(0, |live| live.lease);
-        self.store.leases.reattach(&version.key, lease, 0);
-        let revision = self.take_revision();
-        let tombstone = Version { revision, key: version.key.clone(), live: None };
+        self.store.leases.reattach(version.key(), version.lease(), 0);
+        let tombstone = Version::new(self.take_revision(), version.key().clone(), None);
         self.store.append(Some(version), tombstone);
     }
 
@@ -248,21 +244,15 @@ impl<'a> Writes<'a> {
     }
 }
 
-/// A copy of its own: a slice of the log entry would keep the whole entry, or the whole batch that it came
-/// in, in memory as long as the key lives.
-fn own(bytes: &Bytes) -> Bytes {
-    Bytes::copy_from_slice(bytes)
-}
-
 impl Store {
     /// Adds a version to the unpublished end of history, after `before` of the same key.
     fn append(&mut self, before: Option<&Version>, version: Version) {
         // A tombstone that is replaced was counted when it was written.
-        if let Some(before) = before.filter(|before| before.live.is_some()) {
+        if let Some(before) = before.filter(|before| before.is_live()) {
             self.garbage.add_version(before, Some(&version));
         }
         self.garbage.add_version(&version, None);
         self.logical_size += version.weight();
-        self.data.insert(Arc::new(version));
+        self.data.insert(version);
     }
 }

@@ -38,7 +38,8 @@ impl Cluster {
             format!(
                 "(\n    persistent_state_file: {state:?},\n    cluster_members: {addresses:?},\n    \
                  election_timeout_interval: RangeInclusive(start: 300.0, end: 500.0),\n    \
-                 heartbeat_interval: 100,\n)\n"
+                 heartbeat_interval: 100,\n    {}\n)\n",
+                options.scenario.settings()
             ),
         )?;
         let children = (0..MEMBERS).map(|_| None).collect();
@@ -80,6 +81,31 @@ impl Cluster {
             child.wait()?;
         }
         Ok(())
+    }
+
+    /// As Ctrl-C and service managers do; returns when it has ended.
+    pub(crate) fn stop(&mut self, member: usize) -> Result<()> {
+        if let Some(mut child) = self.children.get_mut(member).and_then(Option::take) {
+            Command::new("kill").args(["-TERM", &child.id().to_string()]).status()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Whether a member that was started has ended by itself.
+    pub(crate) fn has_ended(&mut self, member: usize) -> Result<bool> {
+        match self.children.get_mut(member) {
+            Some(Some(child)) => Ok(child.try_wait()?.is_some()),
+            Some(None) | None => Ok(true),
+        }
+    }
+
+    /// How a member that ended by itself ended.
+    pub(crate) fn exit_code(&mut self, member: usize) -> Result<Option<i32>> {
+        match self.children.get_mut(member) {
+            Some(Some(child)) => Ok(child.wait()?.code()),
+            Some(None) | None => Ok(None),
+        }
     }
 
     pub(crate) async fn status(&self, member: usize) -> Result<StatusResponse> {

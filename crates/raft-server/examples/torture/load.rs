@@ -1,8 +1,8 @@
 //! Writers under load, and what they know of every write.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
@@ -37,10 +37,19 @@ pub(crate) struct Load {
     /// When the first write succeeded that was begun after the kill.
     pub(crate) first_success: AtomicU64,
     began: Instant,
+    /// Between the requests of one client.
+    pause: Duration,
+    /// Keys whose writes were acknowledged, for readers; only with a pause.
+    written: Mutex<Vec<String>>,
 }
 
 impl Load {
     pub(crate) fn on(addresses: Vec<String>) -> Arc<Self> {
+        Self::with_pause(addresses, Duration::ZERO)
+    }
+
+    /// A light load, of which every acknowledged write can be read while it goes on.
+    pub(crate) fn with_pause(addresses: Vec<String>, pause: Duration) -> Arc<Self> {
         Arc::new(Self {
             addresses,
             stop: AtomicBool::new(false),
@@ -48,7 +57,25 @@ impl Load {
             killed_at: AtomicU64::new(u64::MAX),
             first_success: AtomicU64::new(u64::MAX),
             began: Instant::now(),
+            pause,
+            written: Mutex::default(),
         })
+    }
+
+    /// One of the keys whose writes were acknowledged, chosen by `number`.
+    pub(crate) fn any_acknowledged(&self, number: u64) -> Option<String> {
+        let written = self.written.lock().ok()?;
+        let count = u64::try_from(written.len()).ok()?;
+        written.get(usize::try_from(number.checked_rem(count)?).ok()?).cloned()
+    }
+
+    /// Notes an acknowledged write for readers.
+    fn note(&self, key: &str) {
+        if self.pause > Duration::ZERO
+            && let Ok(mut written) = self.written.lock()
+        {
+            written.push(key.to_owned());
+        }
     }
 
     pub(crate) fn micros(&self) -> u64 {
@@ -142,12 +169,18 @@ pub(crate) async fn write(load: Arc<Load>, run: String, client: usize) -> Record
                 record.seen.forget();
             }
             if matches!(step(number), Step::Own) {
+                if fate == Fate::Acknowledged {
+                    load.note(&name);
+                }
                 record.ledger.insert(name, fate);
             }
         }
         if fate != Fate::Acknowledged {
             connection = None;
             member = (member + 1) % MEMBERS;
+        }
+        if load.pause > Duration::ZERO {
+            tokio::time::sleep(load.pause).await;
         }
     }
     record
@@ -193,7 +226,7 @@ pub(crate) async fn revision(address: &str) -> Result<i64> {
     Ok(answer.header.map_or(0, |header| header.revision))
 }
 
-fn value_of(key: &str) -> Bytes {
+pub(crate) fn value_of(key: &str) -> Bytes {
     Bytes::from(format!("value of {key} {}", "x".repeat(64)))
 }
 

@@ -8,6 +8,9 @@
 //! cargo run --release --example torture -- snapshot-kill --megabytes 256
 //! cargo run --release --example torture -- floods --seconds 2
 //! cargo run --release --example torture -- synced      # needs strace
+//! cargo run --release --example torture -- sync-error  # needs strace
+//! unshare --map-root-user --mount target/release/examples/torture full-disk
+//! cargo run --release --example torture -- damage --rounds 40 --seed 1
 //! ```
 //!
 //! Uses `target/release/rusty-raft` (build it first) and keeps its data under `target/torture`. Exits non-zero on
@@ -23,7 +26,10 @@ use clap::{Parser, ValueEnum};
 
 mod catch_up;
 mod cluster;
+mod damage;
+mod failing_disk;
 mod floods;
+mod harm;
 mod history;
 mod hostile;
 mod kill;
@@ -58,6 +64,9 @@ struct Options {
     /// The state that a snapshot has to carry (snapshot-kill).
     #[arg(long, default_value_t = 256)]
     megabytes: u64,
+    /// What a run of `damage` draws from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
     /// First of three ports.
     #[arg(long, default_value_t = 26_000)]
     port: u16,
@@ -83,12 +92,39 @@ enum Scenario {
     Floods,
     /// With strace attached: a quorum completes an fdatasync before each of 100 answers to one client.
     Synced,
+    /// The folder of one stopped member after the other is damaged; it must come back whole.
+    Damage,
+    /// With strace attached: one fdatasync of the leader, then of a follower fails.
+    SyncError,
+    /// The file system under one member, then under all is full.
+    FullDisk,
+}
+
+impl Scenario {
+    /// What stands in the configuration file beside the usual.
+    const fn settings(self) -> &'static str {
+        match self {
+            // So small that every folder has segments, snapshots and a log that begins somewhere.
+            Self::Damage | Self::FullDisk | Self::SyncError => {
+                "log_segment_bytes: 1048576, checkpoint_entries: 1500, trailing_entries: 500,"
+            }
+            Self::LeaderKill
+            | Self::AllKill
+            | Self::CatchUp
+            | Self::SnapshotKill
+            | Self::Floods
+            | Self::Synced => "",
+        }
+    }
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let options = Options::parse();
     let mut cluster = Cluster::new(&options)?;
+    if matches!(options.scenario, Scenario::FullDisk) {
+        failing_disk::mount(&cluster)?;
+    }
     for member in 0..MEMBERS {
         cluster.start(member)?;
     }
@@ -102,5 +138,8 @@ async fn main() -> Result<()> {
         Scenario::SnapshotKill => snapshot_kill::snapshot_kill(&mut cluster, &options).await,
         Scenario::Floods => floods::floods(&cluster, &options).await,
         Scenario::Synced => synced::synced(&cluster).await,
+        Scenario::SyncError => failing_disk::sync_error(&mut cluster, &options).await,
+        Scenario::FullDisk => failing_disk::full_disk(&mut cluster, &options).await,
+        Scenario::Damage => damage::damage(&mut cluster, &options).await,
     }
 }

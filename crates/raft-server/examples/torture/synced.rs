@@ -63,7 +63,7 @@ pub(crate) async fn synced(cluster: &Cluster) -> Result<()> {
 }
 
 /// Waits until the kernel says that the process and all its threads have a tracer.
-async fn wait_until_traced(pid: u32) -> Result<()> {
+pub(crate) async fn wait_until_traced(pid: u32) -> Result<()> {
     let began = Instant::now();
     loop {
         let mut traced = true;

@@ -186,8 +186,9 @@ fn check_data(config: &EtcdConfig, data_dir: &Path) -> Result<(), Refusal> {
         );
     }
     let own = &config.advertise_peer.address;
-    let damaged = config.data_dir.join("member.damaged");
-    if !config.formed && config.members.iter().all(|address| address == own) && damaged.exists() {
+    let alone = !config.formed && config.members.iter().all(|address| address == own);
+    let set_aside = raft::node::set_aside_folders(&config.data_dir.join("member"));
+    if let Some(damaged) = set_aside.last().filter(|_| alone) {
         // What is missing is with the others: a cluster of its own would hide that.
         let wrong = format!(
             "its member was set aside as {}, and --initial-cluster lists no other member to fetch everything from",

@@ -721,7 +721,8 @@ mod tests {
     #[test]
     fn fields_that_few_need_reach_the_node_and_the_file_for_the_members() {
         let added = "cluster_secret: \"sixteen bytes or \\\"more\", log_segment_bytes: 1048576, \
-            checkpoint_entries: 7, checkpoint_bytes: 8, trailing_entries: 0, trailing_bytes: 9, busy_poll: 0.25,";
+            checkpoint_entries: 7, checkpoint_bytes: 8, trailing_entries: 0, trailing_bytes: 9, scrub_bytes_per_second: 10, \
+            busy_poll: 0.25,";
         let text = CLUSTER
             .replace("heartbeat_interval: 100,", &format!("heartbeat_interval: 100, {added}"));
         let tuning = cluster(&text, 3).unwrap().settings.tuning;
@@ -736,6 +737,7 @@ mod tests {
         assert_eq!(settings.log_segment_bytes, 1 << 20);
         assert_eq!((settings.checkpoint_entries, settings.checkpoint_bytes), (7, 8));
         assert_eq!((settings.trailing_entries, settings.trailing_bytes), (0, 9));
+        assert_eq!(settings.scrub_bytes_per_second, 10);
         assert_eq!(settings.busy_poll, Duration::from_micros(250));
         Tuning::default().apply(&mut settings);
         assert_eq!(settings.checkpoint_entries, 7, "what is not given stays");

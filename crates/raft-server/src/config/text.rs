@@ -45,6 +45,8 @@ pub(super) struct Fields {
     #[serde(default)]
     pub(super) trailing_bytes: Option<u64>,
     #[serde(default)]
+    pub(super) scrub_bytes_per_second: Option<u64>,
+    #[serde(default)]
     pub(super) busy_poll: Option<f64>,
     #[serde(default)]
     pub(super) auth_token: Option<String>,
@@ -122,7 +124,7 @@ struct Field {
     right: &'static str,
 }
 
-const FIELDS: [Field; 26] = [
+const FIELDS: [Field; 27] = [
     Field {
         name: "auth_token",
         node: true,
@@ -188,6 +190,12 @@ const FIELDS: [Field; 26] = [
         node: true,
         cluster: true,
         right: "a number of bytes: checkpoint_bytes: 67108864",
+    },
+    Field {
+        name: "scrub_bytes_per_second",
+        node: true,
+        cluster: true,
+        right: "a number of bytes, 0 for never: scrub_bytes_per_second: 1048576",
     },
     Field {
         name: "trailing_entries",

@@ -56,6 +56,8 @@ pub struct Tuning {
     pub trailing_entries: Option<u64>,
     /// Bytes of entries kept in the log behind a checkpoint.
     pub trailing_bytes: Option<u64>,
+    /// Bytes of its data that a member reads and checks again in a second; zero: never.
+    pub scrub_bytes_per_second: Option<u64>,
     /// How long threads wait awake; zero: never.
     pub busy_poll: Option<Duration>,
     /// What etcd's `--auth-token` takes, checked.
@@ -133,6 +135,11 @@ impl Tuning {
             checkpoint_bytes: count("checkpoint_bytes", fields.checkpoint_bytes, (1, COUNT_MAX))?,
             trailing_entries: count("trailing_entries", fields.trailing_entries, (0, COUNT_MAX))?,
             trailing_bytes: count("trailing_bytes", fields.trailing_bytes, (0, COUNT_MAX))?,
+            scrub_bytes_per_second: count(
+                "scrub_bytes_per_second",
+                fields.scrub_bytes_per_second,
+                (0, COUNT_MAX),
+            )?,
             busy_poll: busy_poll.map(|millis| Duration::from_secs_f64(millis / 1000.0)),
         })
     }
@@ -146,6 +153,7 @@ impl Tuning {
             (self.checkpoint_bytes, &mut node.checkpoint_bytes),
             (self.trailing_entries, &mut node.trailing_entries),
             (self.trailing_bytes, &mut node.trailing_bytes),
+            (self.scrub_bytes_per_second, &mut node.scrub_bytes_per_second),
         ];
         for (given, setting) in numbers {
             if let Some(given) = given {
@@ -187,6 +195,7 @@ impl Tuning {
             ("checkpoint_bytes", self.checkpoint_bytes),
             ("trailing_entries", self.trailing_entries),
             ("trailing_bytes", self.trailing_bytes),
+            ("scrub_bytes_per_second", self.scrub_bytes_per_second),
         ];
         let given = numbers.iter().filter_map(|(name, number)| Some((name, (*number)?)));
         lines.extend(given.map(|(name, number)| format!("{name}: {number}")));

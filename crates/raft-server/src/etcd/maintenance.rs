@@ -1,6 +1,7 @@
 //! Maintenance: how this member is doing, and looking after it.
 
 use raft::core::MemberId;
+use raft::meters::OpenDamage;
 use raft::node::Phase;
 use raft_kv::proto::etcdserverpb::downgrade_request::DowngradeAction;
 use raft_kv::proto::etcdserverpb::{
@@ -76,6 +77,10 @@ impl Maintenance for Etcd {
         }
         if status.disk_full {
             problems.push(DISK_FULL.to_owned());
+        }
+        for OpenDamage { path, offset, problem } in self.metrics.open_damage().iter() {
+            let path = path.display();
+            problems.push(format!("damage: {path} at byte {offset}, not repaired yet: {problem}"));
         }
         let notices = self.reader.notices();
         for AlarmMember { member_id, alarm } in notices.of_type(AlarmType::None) {

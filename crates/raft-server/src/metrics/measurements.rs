@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use prometheus::core::{Collector, Desc};
-use prometheus::proto::{Bucket, Counter, Histogram, LabelPair, Metric, MetricFamily, MetricType};
-use raft::meters::{Meters, PeerMeters, Timings};
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
+};
+use raft::meters::{DamageMeters, Meters, PeerMeters, Timings};
 
 /// A measurement of each peer: its name, help, label and value.
 type PeerCounter = (&'static str, &'static str, &'static str, fn(&PeerMeters) -> u64);
@@ -36,6 +38,36 @@ const PEER_COUNTERS: [PeerCounter; 3] = [
     ),
 ];
 
+/// What was found damaged on the disk: name, help, type and value.
+type DamageMetric = (&'static str, &'static str, MetricType, fn(&DamageMeters) -> u64);
+
+const DAMAGE: [DamageMetric; 4] = [
+    (
+        "rusty_raft_damage_found_total",
+        "Damages found on this member's disk since its process began.",
+        MetricType::COUNTER,
+        DamageMeters::found_total,
+    ),
+    (
+        "rusty_raft_damage_repaired_total",
+        "Damages that were repaired: what was damaged was written again.",
+        MetricType::COUNTER,
+        DamageMeters::repaired_total,
+    ),
+    (
+        "rusty_raft_damage_open",
+        "Damages that are not repaired yet (16 are counted); the status names them.",
+        MetricType::GAUGE,
+        |damage| u64::try_from(damage.open().len()).unwrap_or(u64::MAX),
+    ),
+    (
+        "rusty_raft_folders_set_aside",
+        "Damaged folders of this member that stand beside its own: it was rebuilt that often.",
+        MetricType::GAUGE,
+        DamageMeters::folders_set_aside,
+    ),
+];
+
 /// Reads a node's meters when somebody asks.
 pub(super) struct Measurements {
     meters: Arc<Meters>,
@@ -46,7 +78,8 @@ impl Measurements {
     pub(super) fn new(meters: Arc<Meters>) -> prometheus::Result<Self> {
         let names = [(FSYNC, None), (ROUND_TRIP, Some("To"))]
             .into_iter()
-            .chain(PEER_COUNTERS.map(|(name, help, label, _)| ((name, help), Some(label))));
+            .chain(PEER_COUNTERS.map(|(name, help, label, _)| ((name, help), Some(label))))
+            .chain(DAMAGE.map(|(name, help, ..)| ((name, help), None)));
         let mut descriptions = Vec::new();
         for ((name, help), label) in names {
             let labels = label.into_iter().map(str::to_owned).collect();
@@ -82,6 +115,20 @@ impl Collector for Measurements {
                 metric
             });
             families.push(family((name, help), MetricType::COUNTER, metrics.collect()));
+        }
+        for (name, help, kind, value) in DAMAGE {
+            let value = to_f64(value(&self.meters.damage));
+            let mut metric = Metric::default();
+            if kind == MetricType::COUNTER {
+                let mut counter = Counter::default();
+                counter.set_value(value);
+                metric.set_counter(counter);
+            } else {
+                let mut gauge = Gauge::default();
+                gauge.set_value(value);
+                metric.set_gauge(gauge);
+            }
+            families.push(family((name, help), kind, vec![metric]));
         }
         // A cluster of one has no peers, and a family without a line is no family.
         families.retain(|family| !family.get_metric().is_empty());

@@ -16,7 +16,7 @@ use prometheus::{
     TextEncoder,
 };
 use raft::Node;
-use raft::meters::Meters;
+use raft::meters::{Meters, OpenDamage};
 use raft_kv::Store;
 
 use self::calls::Calls;
@@ -28,6 +28,7 @@ use crate::tls::Tls;
 /// All counters of this member.
 pub struct Metrics {
     registry: Registry,
+    meters: Arc<Meters>,
     /// Of the certificates that are presented; made when there are any.
     certificates: std::sync::OnceLock<Vec<(Arc<Tls>, IntGauge)>>,
     pub(crate) calls: Calls,
@@ -50,7 +51,7 @@ impl Metrics {
     /// Two metrics of one name: a bug.
     pub(crate) fn new(meters: Arc<Meters>) -> prometheus::Result<Arc<Self>> {
         let registry = Registry::new();
-        registry.register(Box::new(Measurements::new(meters)?))?;
+        registry.register(Box::new(Measurements::new(Arc::clone(&meters))?))?;
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         let metrics = Self {
             calls: Calls::new(&registry)?,
@@ -81,9 +82,15 @@ impl Metrics {
                 "The total number of failed health checks.",
             )?,
             certificates: std::sync::OnceLock::new(),
+            meters,
             registry,
         };
         Ok(Arc::new(metrics))
+    }
+
+    /// Damage on this member's disk that is not repaired yet.
+    pub(crate) fn open_damage(&self) -> Arc<Vec<OpenDamage>> {
+        self.meters.damage.open()
     }
 
     /// From now on the page says when these certificates expire. Once.

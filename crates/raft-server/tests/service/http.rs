@@ -133,6 +133,10 @@ async fn metrics_have_etcds_names_and_count() {
         ("process_resident_memory_bytes", "gauge"),
         ("process_open_fds", "gauge"),
         ("rusty_raft_term", "gauge"),
+        ("rusty_raft_damage_found_total", "counter"),
+        ("rusty_raft_damage_repaired_total", "counter"),
+        ("rusty_raft_damage_open", "gauge"),
+        ("rusty_raft_folders_set_aside", "gauge"),
     ] {
         let line = format!("# TYPE {name} {kind}\n");
         assert!(page.contains(&line), "no {line:?} in\n{page}");

@@ -74,6 +74,11 @@ pub(super) fn seal_twice(magic: [u8; 8], text: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Whether these bytes are what [`seal_twice`] makes of a text: both copies are intact, and equal.
+pub(super) fn are_both_intact(magic: [u8; 8], bytes: &[u8]) -> bool {
+    unseal_either(magic, bytes).is_ok_and(|text| seal_twice(magic, &text) == bytes)
+}
+
 /// The text of either copy made by [`seal_twice`].
 pub(super) fn unseal_either(magic: [u8; 8], bytes: &[u8]) -> Result<Bytes, SealProblem> {
     let mut newer = SealProblem::Damaged;

@@ -16,12 +16,14 @@ mod files;
 mod hard_state;
 mod identity;
 mod inspect;
+mod mend;
 mod open;
 mod options;
 mod record;
 mod recovery;
 mod repair;
 mod salvage;
+pub mod scrub;
 mod segment;
 pub mod snapshot;
 mod spares;
@@ -31,6 +33,7 @@ mod tables;
 mod worker;
 
 pub use inspect::{Inspected, inspect};
+pub use mend::Mend;
 pub use options::{
     Belongs, DamagedState, DataState, Formed, FormedState, Identity, LatchError, LogOptions,
     LogStatus, Missing, Opened, RecoveryReport, Supply,

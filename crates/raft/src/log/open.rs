@@ -129,6 +129,7 @@ impl<D: Disk> Log<D> {
             formation: found.formation,
             body: None,
             broken: None,
+            mending: Vec::new(),
             stalled: VecDeque::new(),
             damage: std::cell::RefCell::new(None),
             lock,
@@ -282,15 +283,17 @@ impl<D: Disk> Log<D> {
             let (path, bytes) = (path.clone(), header.file_bytes);
             open.push_back(Segment { id: header.segment, path, file, bytes });
         }
-        if unclean {
-            if let Some((nth, ranges)) = tail
-                && let Some(segment) = open.get(nth)
-            {
-                report.rewritten_bytes = rewrite(&mut self.files, segment, ranges)?;
-            }
-            if let Some(segment) = open.back() {
-                clear(&mut self.files, segment, &scan.dirty)?;
-            }
+        if unclean
+            && let Some((nth, ranges)) = tail
+            && let Some(segment) = open.get(nth)
+        {
+            report.rewritten_bytes = rewrite(&mut self.files, segment, ranges)?;
+        }
+        // Rot in free space would be taken for a batch after a power loss right before it.
+        if (unclean || !scan.dirty.is_empty())
+            && let Some(segment) = open.back()
+        {
+            clear(&mut self.files, segment, &scan.dirty)?;
         }
         for path in unused {
             self.files.remove(&path)?;
@@ -657,9 +660,9 @@ impl Recovery {
                 Some((replay, _)) => replay,
                 None => Replay::begin(&formed, &header),
             };
-            let epoch = found.promises.sync_epoch;
+            let (epoch, clean) = (found.promises.sync_epoch, found.promises.clean);
             let later_segment = later;
-            let witness = Witness { epoch, later_segment, oldest, base: &base };
+            let witness = Witness { epoch, clean, later_segment, oldest, base: &base };
             let mut scan = recovery::scan(&path, &image, &header, &mut replay, &witness)?;
             damages.append(&mut scan.damages);
             if let Some(ranges) = scan.last_batch {
@@ -718,7 +721,7 @@ impl Recovery {
             && scan.dropped.is_none()
             && unused.is_empty();
         let unclean = !clean;
-        let mut missing = missing(files, &replay, &damages, snapshot.last_included.index);
+        let mut missing = missing(&replay, &damages, snapshot.last_included.index);
         // What a snapshot holds was committed: whatever this log held up to there, and is not in it, never was.
         let beyond = manifests.intact.iter().rev().find(|(meta, blobs)| {
             meta.last_included.index > replay.last.id.index
@@ -768,12 +771,7 @@ impl Recovery {
 
 /// The entries to be fetched: those that no snapshot includes, and with them what else is damaged in the same batches,
 /// which are written again as a whole or not at all.
-fn missing<D: Disk>(
-    files: &Files<D>,
-    replay: &Replay,
-    damages: &[Damage],
-    snapshot: Index,
-) -> Vec<Missing> {
+fn missing(replay: &Replay, damages: &[Damage], snapshot: Index) -> Vec<Missing> {
     let needed: BTreeSet<Index> =
         replay.holes.iter().copied().filter(|index| *index > snapshot).collect();
     let open = damages.iter().filter(|damage| {
@@ -783,15 +781,7 @@ fn missing<D: Disk>(
                 && mark.is_some_and(|mark| mark.id == piece.header.id)
         })
     });
-    let missing = open.flat_map(|damage| {
-        damage.holes().map(|piece| Missing {
-            id: piece.header.id,
-            digest: piece.header.digest,
-            path: files.path(&segment_name(damage.salvage.segment)),
-            offset: piece.offset,
-        })
-    });
-    missing.collect()
+    open.flat_map(Damage::missing).collect()
 }
 
 fn lost_segment<D: Disk>(files: &Files<D>, segment: u32) -> DataError {

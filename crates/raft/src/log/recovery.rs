@@ -234,6 +234,8 @@ pub(super) struct Damage {
 pub(super) struct Witness<'a> {
     /// All batches up to this epoch were synced.
     pub(super) epoch: u64,
+    /// And that was the last thing that the process before did: it has stopped cleanly.
+    pub(super) clean: bool,
     /// A later segment holds records.
     pub(super) later_segment: bool,
     /// This is the oldest segment: what came before is gone.
@@ -275,7 +277,9 @@ pub(super) fn scan(
             .then(|| Salvage::of(image, header.segment, scan.room, replay.epoch))
             .flatten();
         let known = salvage.is_some();
-        let facts = [survey.epoch.is_some(), complete, survey.rotted, synced, alone, known];
+        // A later process would have taken the mark of the clean stop away before its first batch.
+        let closed = witness.clean && replay.epoch == witness.epoch;
+        let facts = [survey.epoch.is_some(), complete, survey.rotted, synced, alone, known, closed];
         let mut case = decide(TAIL, facts, TailCase::Damaged);
         if mutant::is_active(25) && case != TailCase::Complete && case != TailCase::End {
             case = TailCase::Torn;

@@ -21,6 +21,16 @@ impl Damage {
         self.salvage.pieces.iter().filter(|piece| piece.payload.is_none())
     }
 
+    /// The same, as it is asked for.
+    pub(super) fn missing(&self) -> impl Iterator<Item = Missing> {
+        self.holes().map(|piece| Missing {
+            id: piece.header.id,
+            digest: piece.header.digest,
+            path: self.path.clone(),
+            offset: piece.offset,
+        })
+    }
+
     /// Writes what stood there; durable on return.
     pub(super) fn repair<D: Disk>(&self, files: &mut Files<D>) -> Result<(), LatchError> {
         let Some(sectors) = &self.sectors else { return Ok(()) };
@@ -31,8 +41,36 @@ impl Damage {
         files.sync(&self.path, &file)
     }
 
+    /// Writes the batch again as it was, now that `entry` has completed it; durable on return.
+    ///
+    /// # Errors
+    /// The disk failed, or what is intact of the batch is of another one.
+    pub(super) fn complete<D: Disk>(
+        &mut self,
+        files: &mut Files<D>,
+        entry: &Entry,
+    ) -> Result<(), DataError> {
+        let file = files.open(&self.path, OpenMode::ReadWrite)?;
+        let mut found = self.salvage.ranges().map(|(_, len)| vec![0; super::record::to_usize(len)]);
+        for ((offset, _), bytes) in self.salvage.ranges().into_iter().zip(&mut found) {
+            // What cannot be read is written again.
+            if file.read_at(offset, bytes).is_err() {
+                bytes.fill(0);
+            }
+        }
+        self.sectors = self.salvage.restored([&found[0], &found[1]], self.accepted);
+        if self.sectors.is_none() {
+            return Err(DataError::Damaged {
+                path: self.path.clone(),
+                offset: Some(self.offset),
+                problem: format!("entry {} is not what stands around it", entry.id),
+            });
+        }
+        Ok(self.repair(files)?)
+    }
+
     /// Takes in an entry; true when every record is known now.
-    fn take(&mut self, entry: &Entry) -> bool {
+    pub(super) fn take(&mut self, entry: &Entry) -> bool {
         let wanted = self.salvage.pieces.iter_mut().find(|piece| {
             piece.payload.is_none()
                 && piece.header.kind == RecordKind::Entry
@@ -89,8 +127,11 @@ impl<D: Disk> Log<D> {
     }
 
     /// What is still missing.
-    pub(super) fn missing(&self) -> &[Missing] {
-        self.broken.as_ref().map_or(&[], |recovery| &recovery.missing)
+    pub(super) fn missing(&self) -> Vec<Missing> {
+        match &self.broken {
+            Some(recovery) => recovery.missing.clone(),
+            None => self.mending.iter().flat_map(Damage::missing).collect(),
+        }
     }
 
     /// The first failure of the disk, if there was one.
@@ -113,7 +154,10 @@ impl<D: Disk> Log<D> {
     /// The disk failed, or the log is damaged beyond this. What is not the entry that is missing is ignored.
     pub fn fill(&mut self, entry: &Entry) -> Result<Option<DataState>, DataError> {
         self.files.check()?;
-        let Some(recovery) = &mut self.broken else { return Ok(None) };
+        let Some(recovery) = &mut self.broken else {
+            self.mend_with(entry)?;
+            return Ok(None);
+        };
         let replay = &recovery.replay;
         let previous = Index(entry.id.index.0.saturating_sub(1));
         let chains = |previous: Mark| {
@@ -127,27 +171,9 @@ impl<D: Disk> Log<D> {
             return Ok(None);
         }
         for damage in &mut recovery.damages {
-            if !damage.take(entry) {
-                continue;
+            if damage.take(entry) {
+                damage.complete(&mut self.files, entry)?;
             }
-            let file = self.files.open(&damage.path, OpenMode::ReadWrite)?;
-            let mut found =
-                damage.salvage.ranges().map(|(_, len)| vec![0; super::record::to_usize(len)]);
-            for ((offset, _), bytes) in damage.salvage.ranges().into_iter().zip(&mut found) {
-                // What cannot be read is written again.
-                if file.read_at(offset, bytes).is_err() {
-                    bytes.fill(0);
-                }
-            }
-            damage.sectors = damage.salvage.restored([&found[0], &found[1]], damage.accepted);
-            if damage.sectors.is_none() {
-                return Err(DataError::Damaged {
-                    path: damage.path.clone(),
-                    offset: Some(damage.offset),
-                    problem: format!("entry {} is not what stands around it", entry.id),
-                });
-            }
-            damage.repair(&mut self.files)?;
         }
         recovery.missing.retain(|missing| missing.id != entry.id || missing.digest != entry.digest);
         if recovery.missing.is_empty() { self.reopen().map(Some) } else { Ok(None) }

@@ -16,6 +16,7 @@ use super::identity::{
 };
 use super::open::Recovery;
 use super::record::{BatchSize, to_u64};
+use super::recovery::Damage;
 use super::{Formed, Identity, LatchError, LogStatus};
 use crate::io::Disk;
 
@@ -36,6 +37,8 @@ pub struct Log<D: Disk> {
     pub(super) body: Option<Body<D>>,
     /// What recovery found, while payloads are missing.
     pub(super) broken: Option<Box<Recovery>>,
+    /// Damaged batches that were found while the log is in use, and of which payloads are missing.
+    pub(super) mending: Vec<Damage>,
     /// Writes that wait for space.
     pub(super) stalled: VecDeque<Persist>,
     /// The first damage that a read met.

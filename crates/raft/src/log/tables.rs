@@ -104,7 +104,7 @@ pub(super) const HEADER: &[Row<HeaderCase, 6>] = &[
 pub(super) enum TailCase {
     /// A batch with every sector intact: accept.
     Complete,
-    /// Nothing: the log ends here.
+    /// Nothing, or rot of which a clean stop says that nothing is stored there: the log ends here.
     End,
     /// A batch that was never synced, every bad sector of it unwritten: drop.
     Torn,
@@ -122,17 +122,22 @@ pub(super) enum TailCase {
 }
 
 /// Facts: a sector of a later batch than the last accepted one exists, all sectors of that batch are
-/// intact, one is rotted, something proves that it was synced, this is the only voter, every record of it is known.
-pub(super) const TAIL: &[Row<TailCase, 6>] = &[
-    Row { case: TailCase::Complete, when: [X, Y, X, X, X, X] },
-    Row { case: TailCase::End, when: [N, N, N, N, X, X] },
-    Row { case: TailCase::Torn, when: [Y, N, N, N, X, X] },
-    Row { case: TailCase::AmbiguousAlone, when: [X, N, Y, N, Y, X] },
-    Row { case: TailCase::Ambiguous, when: [X, N, Y, N, N, N] },
-    Row { case: TailCase::Salvaged, when: [X, N, Y, N, N, Y] },
-    Row { case: TailCase::Salvaged, when: [X, N, X, Y, X, Y] },
-    Row { case: TailCase::Damaged, when: [Y, N, X, Y, X, N] },
-    Row { case: TailCase::Lost, when: [N, N, X, Y, X, N] },
+/// intact, one is rotted, something proves that it was synced, this is the only voter, every record of it is known, the
+/// process before has stopped cleanly right after the last accepted batch.
+pub(super) const TAIL: &[Row<TailCase, 7>] = &[
+    Row { case: TailCase::Complete, when: [X, Y, X, X, X, X, X] },
+    Row { case: TailCase::End, when: [N, N, N, N, X, X, X] },
+    Row { case: TailCase::End, when: [N, N, Y, N, X, X, Y] },
+    Row { case: TailCase::Torn, when: [Y, N, N, N, X, X, X] },
+    Row { case: TailCase::AmbiguousAlone, when: [N, N, Y, N, Y, X, N] },
+    Row { case: TailCase::AmbiguousAlone, when: [Y, N, Y, N, Y, X, X] },
+    Row { case: TailCase::Ambiguous, when: [N, N, Y, N, N, N, N] },
+    Row { case: TailCase::Ambiguous, when: [Y, N, Y, N, N, N, X] },
+    Row { case: TailCase::Salvaged, when: [N, N, Y, N, N, Y, N] },
+    Row { case: TailCase::Salvaged, when: [Y, N, Y, N, N, Y, X] },
+    Row { case: TailCase::Salvaged, when: [X, N, X, Y, X, Y, X] },
+    Row { case: TailCase::Damaged, when: [Y, N, X, Y, X, N, X] },
+    Row { case: TailCase::Lost, when: [N, N, X, Y, X, N, X] },
 ];
 
 #[cfg(test)]

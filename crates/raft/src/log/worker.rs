@@ -1,9 +1,11 @@
 //! The log's thread as a function: requests in order in, completions out.
 
+use std::path::PathBuf;
+
 use bytes::Bytes;
 use raft_core::{Digest, Entry, EntryId, Fetch, NodeId, Persist, Ticket};
 
-use super::{DataState, Formed, LatchError, Log, Missing, Supply};
+use super::{DataState, Formed, LatchError, Log, Mend, Missing, Supply};
 use crate::error::DataError;
 use crate::io::Disk;
 
@@ -30,6 +32,8 @@ pub enum LogRequest {
     Fill(Entry),
     /// Something has changed beside the damaged log: look at it again.
     Reopen,
+    /// This file looks damaged at this offset: look, and repair what can be repaired.
+    Mend(PathBuf, u64),
 }
 
 /// What the log's thread answers.
@@ -51,6 +55,8 @@ pub enum LogCompletion {
     Filled(Vec<Missing>),
     /// The damaged log was looked at again.
     Reopened(DataState),
+    /// A file that looked damaged, where, and what became of it.
+    Mended(PathBuf, u64, Mend),
     /// The log is damaged beyond what others can repair.
     Unrepairable(DataError),
     /// The disk failed: nothing more will become durable.
@@ -109,6 +115,9 @@ impl<D: Disk> LogWorker<D> {
                     let outcome = self.log.look_again();
                     self.reopened(outcome, &mut completions)
                 }
+                LogRequest::Mend(path, offset) => self.log.mend(&path).map(|mend| {
+                    completions.push(LogCompletion::Mended(path, offset, mend));
+                }),
                 LogRequest::Form(formed) => {
                     self.log.form(&formed).map(|()| completions.push(LogCompletion::FormedStored))
                 }
@@ -175,7 +184,7 @@ impl<D: Disk> LogWorker<D> {
     ) -> Result<(), LatchError> {
         completions.push(match outcome {
             Ok(Some(state)) => LogCompletion::Reopened(state),
-            Ok(None) => LogCompletion::Filled(self.log.missing().to_vec()),
+            Ok(None) => LogCompletion::Filled(self.log.missing()),
             Err(error) => {
                 // A disk that failed is told as such.
                 self.log.check()?;

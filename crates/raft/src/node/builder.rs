@@ -44,6 +44,9 @@ pub struct Settings {
     /// A damaged data directory of one of three or more members is renamed to `<name>.damaged`, and the member starts
     /// empty and waits to be taken in anew (true). False, and with fewer members: it does not start.
     pub rebuild_damaged: bool,
+    /// Bytes of the data directory that are read and checked again in a second, all the time, so that damage is found
+    /// and repaired while others still have what is damaged (1 MiB); 0: only at a start, and when somebody needs them.
+    pub scrub_bytes_per_second: u64,
     /// How long an empty node must have stood at the address of a member that is not heard of before the leader puts it
     /// in that member's place (5 s); `None`: never, an administrator removes the one and adds the other.
     pub readmit_after: Option<Duration>,
@@ -113,6 +116,7 @@ impl Default for Settings {
             formation_grace: Duration::from_secs(3),
             formation_token: String::new(),
             rebuild_damaged: true,
+            scrub_bytes_per_second: 1 << 20,
             readmit_after: Some(Duration::from_secs(5)),
             election_timeout_min: Duration::from_millis(300),
             election_timeout_max: Duration::from_millis(500),

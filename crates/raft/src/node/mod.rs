@@ -51,6 +51,7 @@ pub use crate::waiter::{ProposeWaiter, QueryWaiter};
 pub use belonging::check_inspected;
 pub use builder::{Builder, Settings};
 pub use member_info::MemberInfo;
+pub use rebuild::set_aside_folders;
 pub use request::{AdminWaiter, Permit, ReadWaiter, Request as NodeRequest, first_request};
 pub use status::{MemberStatus, Phase, RoleName, Status};
 pub use task::BootClock;

@@ -157,6 +157,17 @@ impl Gate {
         self.decide();
     }
 
+    /// A peer is not reached any more: whom it followed when it last answered, it may follow no longer, and it might
+    /// never say so. What it says when it is there again counts again.
+    pub fn gone(&mut self, peer: NodeId) {
+        if self.verdict != Verdict::Open {
+            return;
+        }
+        self.confirmed.remove(&peer);
+        self.leaders.remove(&peer);
+        self.decide();
+    }
+
     fn decide(&mut self) {
         let quorum = |voters: &BTreeSet<NodeId>| {
             voters.is_empty() || voters.intersection(&self.confirmed).count() > voters.len() / 2
@@ -284,6 +295,33 @@ mod tests {
             gate.answer(follower, &Answer { leader: nobody, ..following });
             assert_eq!(*gate.verdict(), Verdict::Confirmed);
         }
+    }
+
+    /// Found by the simulator (seed 286 with five members and 20 requests a second): a follower had said whom it follows,
+    /// and both died. The other three, a quorum, waited for the leader for ever.
+    #[test]
+    fn whom_a_member_that_is_gone_followed_is_not_waited_for() {
+        let [gone, leader, third, fourth] = [2, 3, 4, 5].map(|n| NodeId::new(n, 1));
+        let members = members(5);
+        let following = Answer { leader: Some(leader), ..says([5, 5, 0, 9], &members) };
+        let silent = says([5, 5, 0, 9], &members);
+        let mut gate = gate(5);
+        gate.answer(gone, &following);
+        gate.answer(third, &silent);
+        gate.answer(fourth, &silent);
+        assert_eq!(*gate.verdict(), Verdict::Open);
+        gate.gone(gone);
+        assert_eq!(*gate.verdict(), Verdict::Confirmed);
+
+        // It does not count as one that has answered either.
+        let mut gate = self::gate(5);
+        gate.answer(gone, &silent);
+        gate.gone(gone);
+        gate.answer(third, &silent);
+        assert_eq!(*gate.verdict(), Verdict::Open);
+        gate.answer(third, &says([5, 6, 0, 9], &members));
+        gate.gone(third);
+        assert!(matches!(gate.verdict(), Verdict::Amnesic(_)));
     }
 
     #[test]

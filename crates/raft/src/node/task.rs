@@ -20,7 +20,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, Sleep};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::apply::{ApplyCompletion, ApplyWorker};
 use crate::disk::StdDisk;
@@ -28,7 +28,9 @@ use crate::entry_header::HEADER_BYTES;
 use crate::error::{DataError, NodeError};
 use crate::io::Clock;
 use crate::log::snapshot::{SnapshotStore, SnapshotWorker};
-use crate::log::{Belongs, DataState, Identity, Log, LogOptions, LogWorker, Opened};
+use crate::log::{
+    Belongs, DataState, Identity, Log, LogOptions, LogWorker, Opened, RecoveryReport,
+};
 use crate::node::applied::AppliedSignal;
 use crate::node::belonging;
 use crate::node::busy_poll::BusyPoll;
@@ -123,6 +125,7 @@ fn open<S: StateMachine>(machine: S, settings: &mut Settings) -> Result<Opening<
         }
     };
     rebuild::join_after(settings, &state);
+    note_damage(settings, &state);
     let dir = &settings.data_dir;
     let store = SnapshotStore::open(StdDisk, dir).map_err(NodeError::Snapshot)?;
     let mut local =
@@ -169,6 +172,24 @@ fn open<S: StateMachine>(machine: S, settings: &mut Settings) -> Result<Opening<
     let snapshots = SnapshotWorker::new(store, first_request(log.epoch()));
     let log = LogWorker::new(log);
     Ok(Opening { driver, log, apply, snapshots, local, peer_epochs })
+}
+
+/// Counts what recovery has found damaged, and what became of it.
+fn note_damage(settings: &Settings, state: &DataState) {
+    let damage = &settings.meters.damage;
+    damage.set_folders_aside(rebuild::set_aside_folders(&settings.data_dir).len());
+    let DataState::Formed(formed) = state else { return };
+    let RecoveryReport { repaired, superseded, damaged_manifests, .. } = &formed.report;
+    for (path, offset) in repaired {
+        damage.found(path, *offset, "a batch of the log");
+        damage.repaired(path, *offset);
+    }
+    let manifests = damaged_manifests.iter().map(|path| (path, &0));
+    for (path, offset) in superseded.iter().map(|(path, offset)| (path, offset)).chain(manifests) {
+        warn!(path = %path.display(), offset, "what is damaged there is not needed");
+        damage.found(path, *offset, "covered by a snapshot");
+        damage.close(|it| it.path == *path && it.offset == *offset);
+    }
 }
 
 /// A damaged blob was set aside when it was read: the next start takes an older snapshot, or finds that none is left.
@@ -412,22 +433,16 @@ async fn run<S: StateMachine>(
     }
     let (heard_sender, heard) = unbounded_channel();
     let applied = AppliedSignal::default();
-    let workers = match Workers::spawn(
-        log,
-        apply,
-        snapshots,
-        &heard_sender,
-        applied.clone(),
-        (settings.busy_poll, Arc::clone(&settings.meters)),
-    ) {
-        Ok(workers) => workers,
-        Err(source) => {
-            let path = settings.data_dir;
-            let error = DataError::Io { path, action: "start the threads for", source };
-            drop(started.send(Err(NodeError::Data(error))));
-            return Ok(());
-        }
-    };
+    let workers =
+        match Workers::spawn(log, apply, snapshots, &heard_sender, applied.clone(), &settings) {
+            Ok(workers) => workers,
+            Err(source) => {
+                let path = settings.data_dir;
+                let error = DataError::Io { path, action: "start the threads for", source };
+                drop(started.send(Err(NodeError::Data(error))));
+                return Ok(());
+            }
+        };
     let (requests_sender, requests) = unbounded_channel();
     let first_status = Arc::new(Status::empty(node));
     let status = Arc::new(ArcSwap::new(Arc::clone(&first_status)));

@@ -1,6 +1,7 @@
 //! The threads beside the raft thread: each runs one worker, fed by a channel, and answers through another one.
 
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,15 +13,21 @@ use tracing::{debug, error};
 use crate::apply::{ApplyCompletion, ApplyRequest, ApplyWorker};
 use crate::disk::StdDisk;
 use crate::error::NodeError;
-use crate::log::snapshot::SnapshotWorker;
+use crate::log::scrub::{Scrubber, Step, Suspect};
+use crate::log::snapshot::{SnapshotRequest, SnapshotWorker};
 use crate::log::{LatchError, LogRequest, LogWorker};
 use crate::meters::Meters;
+use crate::node::Settings;
 use crate::node::applied::AppliedSignal;
 use crate::node::busy_poll::BusyPoll;
 use crate::node::driver::{Input, SnapshotJob, run_snapshot_job};
 
 /// The log is sealed (decision 9) when nothing came for this long: a seal must not stand in the way of a write.
 const LOG_IDLE: Duration = Duration::from_millis(150);
+/// Between two steps of the scrubber, however fast it may go: what was just being written is written by then.
+const SCRUB_PAUSE: Duration = Duration::from_millis(5);
+/// Between two passes, however little there is to read.
+const SCRUB_PASS_PAUSE: Duration = Duration::from_secs(1);
 /// A full disk is looked at again after this long.
 const SPACE_RETRY: Duration = Duration::from_millis(200);
 
@@ -49,6 +56,13 @@ pub(super) struct Workers<S: StateMachine> {
     log_thread: JoinHandle<Result<(), LatchError>>,
     apply_thread: JoinHandle<()>,
     snapshot_thread: JoinHandle<()>,
+    scrub: Option<Scrub>,
+}
+
+/// The thread that reads everything again, and what ends it when it is gone.
+struct Scrub {
+    stop: std::sync::mpsc::Sender<()>,
+    thread: JoinHandle<()>,
 }
 
 impl<S: StateMachine> Workers<S> {
@@ -59,8 +73,9 @@ impl<S: StateMachine> Workers<S> {
         snapshots: SnapshotWorker<StdDisk>,
         heard: &UnboundedSender<Heard<S>>,
         applied: AppliedSignal,
-        (busy_poll, meters): (Duration, Arc<Meters>),
+        settings: &Settings,
     ) -> std::io::Result<Self> {
+        let (busy_poll, meters) = (settings.busy_poll, Arc::clone(&settings.meters));
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let watchdog = |name| Watchdog { name, heard: heard.clone() };
         let idle = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
@@ -77,6 +92,17 @@ impl<S: StateMachine> Workers<S> {
         let dog = watchdog("the snapshot thread");
         let snapshot_thread =
             thread("raft-snapshot").spawn(move || snapshot_thread(snapshots, receiver, &dog))?;
+        let scrub = if settings.scrub_bytes_per_second > 0 {
+            let (stop, stopped) = std::sync::mpsc::channel();
+            let scrubber = Scrubber::new(StdDisk, settings.data_dir.clone());
+            let (rate, meters) = (settings.scrub_bytes_per_second, Arc::clone(&settings.meters));
+            let (log, snapshots) = (log_requests.clone(), snapshot_jobs.clone());
+            let run =
+                move || scrub_thread::<S>(scrubber, rate, &stopped, (&log, &snapshots), &meters);
+            Some(Scrub { stop, thread: thread("raft-scrub").spawn(run)? })
+        } else {
+            None
+        };
         Ok(Self {
             log: log_requests,
             apply: apply_requests,
@@ -84,19 +110,26 @@ impl<S: StateMachine> Workers<S> {
             log_thread,
             apply_thread,
             snapshot_thread,
+            scrub,
         })
     }
 
     /// Lets them finish what they were given, and waits for that. The log is closed cleanly.
     pub(super) fn join(self) -> Result<(), NodeError> {
-        let Self { log, apply, snapshot, log_thread, apply_thread, snapshot_thread } = self;
+        let Self { log, apply, snapshot, log_thread, apply_thread, snapshot_thread, scrub } = self;
+        // First: it holds ways to the others, who end when nobody can ask them any more.
+        let scrub = scrub.map(|Scrub { stop, thread }| {
+            drop(stop);
+            thread.join()
+        });
         drop((log, apply, snapshot));
         let log = log_thread.join();
         let apply = apply_thread.join();
         let snapshot = snapshot_thread.join();
         log.map_err(|_| NodeError::Panicked("the log's thread"))??;
         apply.map_err(|_| NodeError::Panicked("the apply thread"))?;
-        snapshot.map_err(|_| NodeError::Panicked("the snapshot thread"))
+        snapshot.map_err(|_| NodeError::Panicked("the snapshot thread"))?;
+        scrub.unwrap_or(Ok(())).map_err(|_| NodeError::Panicked("the scrub thread"))
     }
 }
 
@@ -213,6 +246,38 @@ fn snapshot_thread<S: StateMachine>(
             if dog.heard.send(Ok(Input::Snapshot(done))).is_err() {
                 debug!("the node stopped before a snapshot was reported");
             }
+        }
+    }
+}
+
+/// Reads everything again and again, no faster than `rate` bytes a second. Ends when `stopped` has no sender any more.
+fn scrub_thread<S: StateMachine>(
+    mut scrubber: Scrubber<StdDisk>,
+    rate: u64,
+    stopped: &std::sync::mpsc::Receiver<()>,
+    (log, snapshots): (&UnboundedSender<LogRequest>, &UnboundedSender<SnapshotJob<S::Snapshot>>),
+    meters: &Meters,
+) {
+    loop {
+        let Step { bytes, suspect, pass_ended } = scrubber.step();
+        let told = match suspect {
+            None => true,
+            Some(Suspect::Log(path, offset)) => log.send(LogRequest::Mend(path, offset)).is_ok(),
+            Some(Suspect::Snapshot(path, offset)) => {
+                let request = SnapshotRequest::Mend(path, offset);
+                snapshots.send(SnapshotJob::Work(request)).is_ok()
+            }
+        };
+        if pass_ended {
+            // Nothing depends on what is gone.
+            meters.damage.close(|damage| !damage.path.exists());
+        }
+        let micros = bytes.saturating_mul(1_000_000) / rate;
+        let pause = Duration::from_micros(micros).max(SCRUB_PAUSE);
+        let pause = if pass_ended { pause.max(SCRUB_PASS_PAUSE) } else { pause };
+        let stays = matches!(stopped.recv_timeout(pause), Err(RecvTimeoutError::Timeout));
+        if !told || !stays {
+            return;
         }
     }
 }

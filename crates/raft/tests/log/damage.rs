@@ -445,6 +445,54 @@ fn other_clusters_members_and_versions_are_refused() {
     assert_eq!(newer.files(), files);
 }
 
+/// Rot where the next batch would begin: nobody can tell it from one that was acknowledged, unless a clean stop says that
+/// nothing was written there. Then it is cleared, so that no later power loss makes it look like a batch.
+#[test]
+fn rot_behind_a_clean_stop_is_no_batch() {
+    for clean in [true, false] {
+        let disk = SimDisk::new();
+        let mut script = Script::new(3);
+        let mut log = open(disk.clone(), &dir()).unwrap().log;
+        log.form(&script.formed).unwrap();
+        let persist = script.hard_state(1, None);
+        let persist = script.append(persist, &[100]);
+        log.write(vec![persist]).unwrap();
+        log.seal_if_idle().unwrap();
+        if clean {
+            log.close().unwrap();
+        } else {
+            drop(log);
+        }
+        disk.crash(Crash::Process);
+        let image = disk.files().into_iter().find(|(path, _)| *path == segment(1)).unwrap().1;
+        let free: Vec<usize> = (4096..image.len())
+            .step_by(512)
+            .filter(|at| image[*at..*at + 512].iter().all(|byte| *byte == 0))
+            .collect();
+        for sector in [free[0], free[free.len() - 1], free[free.len() / 2]] {
+            let rotted = disk.fork();
+            let edge = sector != free[free.len() / 2];
+            rotted.flip(&segment(1), u64::try_from(sector + 77).unwrap(), 4);
+            match open(rotted.clone(), &dir()) {
+                Ok(opened) => {
+                    assert!(clean || !edge, "an unclean stop proves nothing");
+                    let (_, state) = expect_formed(opened);
+                    assert_eq!(Model::of(&state), script.model);
+                    let files = rotted.files();
+                    let now = &files.iter().find(|(path, _)| *path == segment(1)).unwrap().1;
+                    assert_eq!(now[sector + 77], 0, "cleared");
+                }
+                Err(DataError::Damaged { offset, .. }) => {
+                    assert!(!clean && edge);
+                    // The first sector of what may have been a batch.
+                    assert!(offset.is_some());
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
 /// Without power-safe overwrite, batches on pages of their own lose nothing that was acknowledged.
 #[test]
 fn aligned_batches_need_no_power_safe_overwrite() {

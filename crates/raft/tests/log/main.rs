@@ -8,6 +8,7 @@ mod examine;
 mod golden;
 #[cfg(mutants)]
 mod mutants;
+mod scrub;
 mod snapshot;
 mod support;
 mod survivor;

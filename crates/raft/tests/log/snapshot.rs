@@ -12,7 +12,7 @@ use raft_sim::{Crash, SimDisk};
 use crate::support::{dir, formed};
 
 /// A picture that writes these blobs.
-struct Picture(Vec<Vec<u8>>);
+pub(crate) struct Picture(Vec<Vec<u8>>);
 
 impl Snapshot for Picture {
     fn write(self, sink: &mut dyn SnapshotSink) -> Result<(), SnapshotError> {

@@ -142,6 +142,7 @@ impl<D: Disk> Examiner<'_, D> {
             let before = (replay.batches, replay.epoch);
             let witness = Witness {
                 epoch: if unbroken { found.promises.sync_epoch } else { 0 },
+                clean: unbroken && found.promises.clean,
                 later_segment: later,
                 oldest,
                 base: &base,

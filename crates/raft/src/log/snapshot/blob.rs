@@ -99,6 +99,53 @@ pub(super) fn write<F: DiskFile>(
     file.write_at(block_offset(offset), &encode_blocks(id, offset, content))
 }
 
+/// How far a reader goes that reads a blob's file from `offset` on in parts: whole blocks, a hundred KiB or two.
+pub(in crate::log) fn blob_step_end(offset: u64) -> u64 {
+    let two_blocks = 2 * to_u64(BLOCK_HEADER_BYTES + BLOCK_BYTES);
+    offset.max(HEADER_BYTES) + two_blocks
+}
+
+/// Where in the file of a blob, of `len` bytes, the first block begins that is not intact. `bytes` is the part from
+/// `offset` on, up to [`blob_step_end`].
+pub(in crate::log) fn first_bad_block(
+    id: BlobId,
+    (offset, len): (u64, u64),
+    bytes: &[u8],
+) -> Option<u64> {
+    let mut input = bytes;
+    let mut at = offset;
+    if offset == 0 {
+        if block_offset(id.len) + tail_header_bytes(id) != len
+            || bytes.get(..to_usize(HEADER_BYTES)) != Some(&header(id)[..])
+        {
+            return Some(0);
+        }
+        input.advance(to_usize(HEADER_BYTES));
+        at = HEADER_BYTES;
+    }
+    let block_bytes = to_u64(BLOCK_HEADER_BYTES + BLOCK_BYTES);
+    while !input.is_empty() {
+        let content = (at - HEADER_BYTES) / block_bytes * to_u64(BLOCK_BYTES);
+        let wanted = to_usize(id.len.saturating_sub(content).min(to_u64(BLOCK_BYTES)));
+        if input.len() < BLOCK_HEADER_BYTES + wanted {
+            return Some(at);
+        }
+        let (found, told) = (input.get_u32_le(), to_usize(u64::from(input.get_u32_le())));
+        if told != wanted || found != checksum(id, content, &input[..wanted]) {
+            return Some(at);
+        }
+        input.advance(wanted);
+        at += to_u64(BLOCK_HEADER_BYTES + wanted);
+    }
+    None
+}
+
+/// [`block_offset`] counts the headers of whole blocks only: the last one, when it has fewer bytes, has one as well.
+fn tail_header_bytes(id: BlobId) -> u64 {
+    let partial = !id.len.is_multiple_of(to_u64(BLOCK_BYTES));
+    if partial { to_u64(BLOCK_HEADER_BYTES) } else { 0 }
+}
+
 /// Reads the intact blocks from the beginning: all of the content, or as much as there is.
 pub(super) fn read_prefix<D: Disk>(disk: &D, path: &Path, id: BlobId) -> std::io::Result<Vec<u8>> {
     let file = match disk.open(path, OpenMode::Read) {

@@ -10,7 +10,7 @@ mod decoders;
 mod store;
 mod worker;
 
-pub(super) use blob::parse_name as parse_blob_name;
+pub(super) use blob::{blob_step_end, first_bad_block, parse_name as parse_blob_name};
 pub(super) use store::{
     BlobFault, check_blob, decode_manifest, encode_manifest, has_blobs, list_manifests,
 };

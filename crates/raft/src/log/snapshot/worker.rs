@@ -1,6 +1,7 @@
 //! Sender and receiver of snapshots: requests in, effects out.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use raft_core::{
@@ -12,6 +13,7 @@ use super::SnapshotStore;
 use super::blob;
 use super::store::StoredSnapshot;
 use crate::io::Disk;
+use crate::log::Mend;
 use crate::log::record::{to_u32, to_u64, to_usize};
 use crate::message::{CHUNK_BYTES_MAX, SnapshotMessage};
 
@@ -33,6 +35,8 @@ pub enum SnapshotRequest<S> {
     Disconnected(NodeId),
     /// The log now durably begins at or after this position: forget older snapshots.
     Prune(EntryId),
+    /// This file looks damaged at this offset: look, and repair what can be repaired.
+    Mend(PathBuf, u64),
 }
 
 /// What the snapshot thread wants done.
@@ -59,6 +63,8 @@ pub enum SnapshotEffect {
     Sent(NodeId, EntryId),
     /// The transfer broke: `Raft::snapshot_failed`. The text is for the operator.
     SendFailed(NodeId, String),
+    /// A file that looked damaged, where, and what became of it.
+    Mended(PathBuf, u64, Mend),
 }
 
 /// What travelled, in bytes of blob content.
@@ -149,6 +155,10 @@ impl<D: Disk> SnapshotWorker<D> {
                     tracing::warn!(%error, "old snapshots could not be removed");
                 }
                 Vec::new()
+            }
+            SnapshotRequest::Mend(path, offset) => {
+                let mend = self.store.mend(&path);
+                vec![SnapshotEffect::Mended(path, offset, mend)]
             }
         }
     }

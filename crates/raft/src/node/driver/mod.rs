@@ -36,6 +36,7 @@ use crate::transport::{PeerAddress, Refused, RefusedReason};
 mod admission;
 mod forwards;
 mod lifecycle;
+mod mend;
 mod peers;
 mod ports;
 mod ready;
@@ -96,6 +97,8 @@ pub struct Driver<S: StateMachine> {
     raft: Option<Raft>,
     /// While entries of the log are damaged.
     repair: Option<repair::Repair>,
+    /// Damaged entries that were found while this node takes part.
+    mending: mend::Mending,
     /// After a restart, until the standing is clear.
     gate: Option<Gate>,
     /// A snapshot that arrived before the standing was clear.
@@ -201,6 +204,7 @@ impl<S: StateMachine> Driver<S> {
             founding: None,
             raft: None,
             repair: None,
+            mending: mend::Mending::default(),
             gate: None,
             arrived: None,
             handed: Index::ZERO,
@@ -274,6 +278,7 @@ impl<S: StateMachine> Driver<S> {
         }
         self.tick(now, network);
         self.progress_repair(now, network);
+        self.progress_mending(now, network);
         self.confirm_standing(now, network);
         self.dispatch(now, network);
         self.work_off_ready(now, network);
@@ -384,6 +389,9 @@ impl<S: StateMachine> Driver<S> {
         if let Some(raft) = &mut self.raft {
             raft.peer_disconnected(now, node, hint);
         }
+        if let Some(gate) = &mut self.gate {
+            gate.gone(node);
+        }
         self.stand_ins.retain(|_, stand_in| stand_in.node != node);
         self.connected.remove(&node);
         self.admins.forget_empty(node);
@@ -463,6 +471,7 @@ impl<S: StateMachine> Driver<S> {
             }
             LogCompletion::Filled(missing) => self.on_filled(now, missing),
             LogCompletion::Reopened(state) => self.on_reopened(now, state),
+            LogCompletion::Mended(path, offset, mend) => self.on_mended(now, &path, offset, mend),
             LogCompletion::Unrepairable(error) => self.on_unrepairable(error),
             LogCompletion::Full(full) => {
                 if full {
@@ -527,6 +536,7 @@ impl<S: StateMachine> Driver<S> {
             self.raft.as_ref().and_then(Raft::deadline),
             self.formation.as_ref().and_then(Formation::deadline),
             self.repair.as_ref().map(repair::Repair::deadline),
+            self.mending.deadline(),
             self.gate.as_ref().and_then(Gate::deadline),
             self.proposals.deadline(),
             self.reads.deadline(),

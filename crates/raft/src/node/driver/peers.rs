@@ -154,8 +154,8 @@ impl<S: StateMachine> Driver<S> {
             | FormationMessage::Accepted(_)
             | FormationMessage::Refused { .. }
             | FormationMessage::RepairAsk { .. }
-            | FormationMessage::RepairHave(_)
             | FormationMessage::RepairLack { .. } => {}
+            answer @ FormationMessage::RepairHave(_) => self.on_repair_answer(from, answer),
         }
     }
 

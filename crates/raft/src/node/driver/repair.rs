@@ -17,13 +17,13 @@ use crate::error::{DataError, NodeError};
 use crate::io::Network;
 use crate::log::{DamagedState, DataState, LogRequest, Missing, Supply};
 use crate::node::formation_message::{FormationMessage, Founding, Lack, is_gone};
-use crate::node::rebuild;
 use crate::node::status::Phase;
+use crate::node::{Settings, rebuild};
 
 /// How often the others are asked again.
 const ASK_INTERVAL: Duration = Duration::from_millis(100);
 /// Entries asked for at once.
-const WANTS_MAX: usize = 64;
+pub(super) const WANTS_MAX: usize = 64;
 /// After this time without any progress, while the others have a leader, nobody is expected to have what is missing.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(3);
 /// A snapshot that did not help is followed by another one after this time at the earliest.
@@ -56,6 +56,13 @@ impl Repair {
     }
 }
 
+/// Counts what is not missing any more.
+pub(super) fn note_repaired(settings: &Settings, before: &[Missing], now: &[Missing]) {
+    for gone in before.iter().filter(|missing| !now.contains(missing)) {
+        settings.meters.damage.repaired(&gone.path, gone.offset);
+    }
+}
+
 impl<S: StateMachine> Driver<S> {
     pub(super) fn begin_repair(&mut self, founding: Founding, damaged: DamagedState, now: Time) {
         let DamagedState { memberships, snapshot, missing, .. } = damaged;
@@ -63,6 +70,7 @@ impl<S: StateMachine> Driver<S> {
         let members = memberships.last().cloned().unwrap_or_default();
         for Missing { id, path, offset, .. } in &missing {
             warn!(entry = %id, path = %path.display(), offset, "an entry of the log is damaged");
+            self.settings.meters.damage.found(path, *offset, &format!("entry {id}"));
         }
         self.applied = snapshot.last_included.index;
         self.out.formed = Some(founding.cluster);
@@ -207,7 +215,9 @@ impl<S: StateMachine> Driver<S> {
 
     /// What a peer says while something is missing here.
     pub(super) fn on_repair_answer(&mut self, from: NodeId, message: FormationMessage) {
-        let Some(repair) = &mut self.repair else { return };
+        let Some(repair) = &mut self.repair else {
+            return self.on_mending_answer(message);
+        };
         match message {
             FormationMessage::Formed { founding: theirs, committed } => {
                 let own = self.founding.as_ref().map(|own| own.cluster);
@@ -242,7 +252,7 @@ impl<S: StateMachine> Driver<S> {
 
     /// The log has looked at an entry, or at itself once more.
     pub(super) fn on_filled(&mut self, now: Time, missing: Vec<Missing>) {
-        let Some(repair) = &mut self.repair else { return };
+        let Some(repair) = &mut self.repair else { return self.on_mending_filled(missing) };
         repair.filling = repair.filling.saturating_sub(1);
         if missing.first() != repair.missing.first() {
             repair.lacks.clear();
@@ -250,6 +260,7 @@ impl<S: StateMachine> Driver<S> {
         if missing.len() != repair.missing.len() {
             repair.progress_at = now;
         }
+        note_repaired(&self.settings, &repair.missing, &missing);
         repair.missing = missing;
         if repair.filling == 0 {
             repair.next_ask = now;
@@ -281,6 +292,7 @@ impl<S: StateMachine> Driver<S> {
                     return;
                 };
                 info!("nothing of the log is missing any more");
+                note_repaired(&self.settings, &repair.missing, &[]);
                 let snapshot = formed.recovered.snapshot.clone();
                 let outcome = self.begin_recovered(founding, &formed.formed, formed.recovered, now);
                 if let Err(error) = outcome {

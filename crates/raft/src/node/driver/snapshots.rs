@@ -12,6 +12,7 @@ use super::{Deferred, Driver, SnapshotDone, SnapshotJob};
 use crate::apply::ApplyRequest;
 use crate::error::NodeError;
 use crate::io::{Network, Stream};
+use crate::log::Mend;
 use crate::log::snapshot::{SnapshotEffect, SnapshotRequest};
 use crate::message::{PeerMessage, SnapshotMessage};
 
@@ -187,6 +188,9 @@ impl<S: StateMachine> Driver<S> {
                 SnapshotEffect::Send(to, message) => self.send_bulk(now, to, message, network),
                 SnapshotEffect::Received { snapshot, .. } => self.on_repair_snapshot(&snapshot),
                 SnapshotEffect::SendFailed(to, _) => drop(self.sending.remove(&to)),
+                SnapshotEffect::Mended(path, offset, mend) => {
+                    self.on_mended(now, &path, offset, mend)
+                }
                 SnapshotEffect::Sent(..)
                 | SnapshotEffect::Written(_)
                 | SnapshotEffect::WriteFailed(..) => {}
@@ -226,6 +230,12 @@ impl<S: StateMachine> Driver<S> {
                 if let Some(moved) = self.sending.get_mut(&to) {
                     *moved = now;
                 }
+            }
+            SnapshotEffect::Mended(path, offset, mend) => {
+                if matches!(mend, Mend::Beyond(_)) {
+                    self.checkpoints.hasten();
+                }
+                self.on_mended(now, &path, offset, mend);
             }
             SnapshotEffect::SendFailed(to, reason) => {
                 self.sending.remove(&to);

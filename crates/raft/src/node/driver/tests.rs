@@ -255,6 +255,9 @@ impl Stored {
                 })
             }
             LogRequest::Reopen => Some(LogCompletion::Reopened(self.state())),
+            LogRequest::Mend(path, offset) => {
+                Some(LogCompletion::Mended(path, offset, crate::log::Mend::Intact))
+            }
             LogRequest::Form(formed) => {
                 assert!(self.formed.is_none(), "formed twice");
                 self.formed = Some(*formed);
@@ -684,7 +687,8 @@ fn snapshot_job(stored: &mut Stored, job: SnapshotJob<Picture>) -> Option<Input<
         SnapshotJob::Work(
             SnapshotRequest::Message(..)
             | SnapshotRequest::Disconnected(_)
-            | SnapshotRequest::Prune(_),
+            | SnapshotRequest::Prune(_)
+            | SnapshotRequest::Mend(..),
         ) => return None,
     };
     Some(Input::Snapshot(SnapshotDone::Effect(effect)))
