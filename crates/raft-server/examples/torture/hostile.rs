@@ -15,6 +15,8 @@ const PATIENCE: Duration = Duration::from_millis(200);
 const CROWD: usize = 60;
 /// The wait between two looks at a crowd.
 const BEAT: Duration = Duration::from_millis(20);
+/// The wait between two requests that are no flood, only nonsense.
+const BREATH: Duration = Duration::from_millis(1);
 /// Frames that are sent with one system call.
 const BATCH: usize = 512;
 /// Transactions in transactions, objects in objects.
@@ -351,6 +353,8 @@ fn nonsense(target: &Target) {
     target.speak_http2(|step| {
         let path = CALLS[dice.below(CALLS.len())];
         let message = dice.message(3);
+        // Half of them make sense all the same, and are work as anybody's is.
+        std::thread::sleep(BREATH);
         Some((call(step, path, &message), 2))
     });
 }

@@ -1,4 +1,4 @@
-//! What an HTTP/2 client may send that is no request and still makes work.
+//! How much of what is no request, and still makes work, is borne: connections, and frames of HTTP/2.
 //!
 //! Pings and settings are each answered, a reset takes back what was begun for a request. A client that behaves sends few:
 //! a ping for a round trip at most, a reset for a request that it cancels. Whoever sends more than that for long floods,
@@ -13,8 +13,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::authority::{FRAME_HEAD_BYTES, PREFACE_BYTES, frame_head};
 
-/// Frames that may come at once: more than a connection has requests that its client can cancel together.
-const FRAMES_MAX: u32 = 5000;
+/// Resets that may come at once: more than a connection has requests that its client can cancel together.
+const RESETS_MAX: u32 = 5000;
+/// Other frames that may come at once.
+const FRAMES_MAX: u32 = 500;
 /// The time after which one frame more may come: 10,000 a second.
 const FRAME_INTERVAL: Duration = Duration::from_micros(100);
 /// Of the kinds below, those of which one frame in so many counts: whoever reads much grants windows often.
@@ -81,11 +83,9 @@ struct Budget {
     head_len: usize,
     /// Bytes that belong to the last frame, or to the preface.
     passing: usize,
-    /// Frames that may still come.
-    frames: u32,
+    resets: Tokens,
+    frames: Tokens,
     window_updates: u32,
-    /// Up to when time has been turned into frames; `None`: none has come that counts.
-    since: Option<Instant>,
 }
 
 impl Budget {
@@ -94,9 +94,9 @@ impl Budget {
             head: [0; FRAME_HEAD_BYTES],
             head_len: 0,
             passing: PREFACE_BYTES,
-            frames: FRAMES_MAX,
+            resets: Tokens::new(RESETS_MAX, FRAME_INTERVAL),
+            frames: Tokens::new(FRAMES_MAX, FRAME_INTERVAL),
             window_updates: 0,
-            since: None,
         }
     }
 
@@ -119,38 +119,57 @@ impl Budget {
             self.head_len = 0;
             let Some((length, kind)) = frame_head(&self.head) else { break };
             self.passing = length;
-            if self.counts(length, kind) && !self.take(&now) {
+            if !self.bears(length, kind, &now) {
                 return false;
             }
         }
         true
     }
 
-    /// Whether a frame is one of those of which there may be few.
-    fn counts(&mut self, length: usize, kind: u8) -> bool {
+    /// Whether one more such frame is not too much.
+    fn bears(&mut self, length: usize, kind: u8, now: impl Fn() -> Instant) -> bool {
         match kind {
-            KIND_PRIORITY | KIND_RESET | KIND_SETTINGS | KIND_PING => true,
-            KIND_DATA => length == 0,
+            KIND_RESET => self.resets.take(now),
+            KIND_PRIORITY | KIND_SETTINGS | KIND_PING => self.frames.take(now),
+            KIND_DATA if length == 0 => self.frames.take(now),
             KIND_WINDOW_UPDATE => {
                 self.window_updates = (self.window_updates + 1) % WINDOW_UPDATES;
-                self.window_updates == 0
+                self.window_updates > 0 || self.frames.take(now)
             }
-            _ => false,
+            _ => true,
         }
     }
+}
 
-    fn take(&mut self, now: impl Fn() -> Instant) -> bool {
-        if self.since.is_none() || self.frames == 0 {
+/// So many at once, and so many more as time passes.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    left: u32,
+    max: u32,
+    /// The time for one more.
+    interval: Duration,
+    /// Up to when time has been turned into tokens; `None`: none has been taken.
+    since: Option<Instant>,
+}
+
+impl Tokens {
+    pub(super) const fn new(max: u32, interval: Duration) -> Self {
+        Self { left: max, max, interval, since: None }
+    }
+
+    /// Takes one; false when there is none.
+    pub(super) fn take(&mut self, now: impl Fn() -> Instant) -> bool {
+        if self.since.is_none() || self.left == 0 {
             // Looking at the clock costs more than counting.
             let now = now();
             let passed = self.since.map_or(Duration::ZERO, |since| now - since);
-            let more = passed.as_nanos() / FRAME_INTERVAL.as_nanos();
+            let more = passed.as_nanos() / self.interval.as_nanos();
             let more = u32::try_from(more).unwrap_or(u32::MAX);
-            self.frames = self.frames.saturating_add(more).min(FRAMES_MAX);
+            self.left = self.left.saturating_add(more).min(self.max);
             self.since = Some(now);
         }
-        let is_left = self.frames > 0;
-        self.frames = self.frames.saturating_sub(1);
+        let is_left = self.left > 0;
+        self.left = self.left.saturating_sub(1);
         is_left
     }
 }
@@ -180,17 +199,17 @@ mod tests {
     #[test]
     fn floods_end_and_what_clients_do_does_not() {
         let at_once = Duration::ZERO;
-        for flood in [
-            frame(KIND_PING, &[7; 8]),
-            frame(KIND_SETTINGS, &[]),
-            frame(KIND_RESET, &[0; 4]),
-            frame(KIND_PRIORITY, &[0; 5]),
-            frame(KIND_DATA, &[]),
+        for (flood, max) in [
+            (frame(KIND_PING, &[7; 8]), FRAMES_MAX),
+            (frame(KIND_SETTINGS, &[]), FRAMES_MAX),
+            (frame(KIND_RESET, &[0; 4]), RESETS_MAX),
+            (frame(KIND_PRIORITY, &[0; 5]), FRAMES_MAX),
+            (frame(KIND_DATA, &[]), FRAMES_MAX),
         ] {
-            assert_eq!(passing(&flood, at_once, 1 << 20), FRAMES_MAX);
+            assert_eq!(passing(&flood, at_once, 1 << 20), max);
             assert_eq!(passing(&flood, FRAME_INTERVAL, 1 << 17), 1 << 17, "10,000 a second pass");
             let faster = passing(&flood, FRAME_INTERVAL / 2, 1 << 20);
-            assert!((FRAMES_MAX..=2 * FRAMES_MAX).contains(&faster), "{faster}");
+            assert!((max..=2 * max).contains(&faster), "{faster}");
         }
         let windows = passing(&frame(KIND_WINDOW_UPDATE, &[0; 4]), at_once, 1 << 20);
         assert_eq!(windows, FRAMES_MAX * WINDOW_UPDATES + WINDOW_UPDATES - 1);

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::admission::{Admission, Ticket};
+use self::budget::Tokens;
 use self::connection::Introduced;
 use crate::config;
 use crate::metrics::Metrics;
@@ -32,6 +33,12 @@ const BIND_RETRY_WAIT: Duration = Duration::from_millis(50);
 const BACKLOG: u32 = 4096;
 /// The wait after an accept that failed for want of files or memory.
 const ACCEPT_RETRY_WAIT: Duration = Duration::from_millis(50);
+/// Connections that are accepted at once …
+const ACCEPTS_MAX: u32 = 1000;
+/// … and the time for one more: 4,000 a second.
+const ACCEPT_INTERVAL: Duration = Duration::from_micros(250);
+/// How long more than that wait: the system holds them for us.
+const ACCEPT_WAIT: Duration = Duration::from_millis(20);
 /// How often the same trouble is logged.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -129,11 +136,24 @@ impl<P: Fn(std::net::TcpStream) + Clone + Send + Sync + 'static> Front<P> {
         let mut connections = JoinSet::new();
         let mut stop = self.stop.clone();
         let mut trouble = Occasionally::default();
+        let mut accepts = Tokens::new(ACCEPTS_MAX, ACCEPT_INTERVAL);
+        let mut resume = None;
         loop {
             let stopping = *stop.borrow();
+            let accept = async {
+                if let Some(resume) = resume {
+                    tokio::time::sleep_until(resume).await;
+                }
+                listener.accept().await
+            };
             tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, from)) => self.welcome(stream, from, doors, &mut connections, &mut trouble),
+                accepted = accept => match accepted {
+                    Ok((stream, from)) => {
+                        // Whoever is connected comes before those who would like to be.
+                        let is_flood = !accepts.take(Instant::now);
+                        resume = is_flood.then(|| tokio::time::Instant::now() + ACCEPT_WAIT);
+                        self.welcome(stream, from, doors, &mut connections, &mut trouble);
+                    }
                     Err(error) if is_of_one_connection(&error) => {
                         tracing::debug!("a connection broke before it was accepted: {error}");
                     }
