@@ -69,7 +69,7 @@ impl<'a> SnapshotBuilder<'a> {
         let PicturedVersion { main, sub, kv, deleted } = version;
         let revision = Revision { main, sub };
         let impossible = |what: &str| undecodable(&format!("revision {main}.{sub}: {what}"));
-        if revision <= self.last || main < 1 || main > i64::MAX >> 2 {
+        if revision <= self.last || !(1..=i64::MAX >> 2).contains(&main) {
             return Err(impossible("it is out of order"));
         }
         if kv.key.is_empty() {
