@@ -124,7 +124,12 @@ fn each_field(
                 }
                 visit(tag, None, Some(rest.split_to(length)));
             }
-            _ => skip_field(kind, tag, &mut rest, DecodeContext::default()).ok()?,
+            WireType::SixtyFourBit
+            | WireType::ThirtyTwoBit
+            | WireType::StartGroup
+            | WireType::EndGroup => {
+                skip_field(kind, tag, &mut rest, DecodeContext::default()).ok()?
+            }
         }
     }
     Some(())
