@@ -18,7 +18,7 @@ mod reader;
 
 use std::io::{self, Write};
 
-pub use reader::{Bucket, Bytes, ReadError, Reader};
+pub use reader::{Bucket, Bytes, ReadError, Reader, Visit};
 
 /// Bytes of a page.
 pub const PAGE_BYTES: usize = 4096;

@@ -109,6 +109,12 @@ impl From<io::Error> for ReadError {
     }
 }
 
+/// Looks at a key and its value, and may refuse them.
+pub type Visit<'v> = dyn FnMut(&[u8], &[u8]) -> Result<(), String> + 'v;
+
+/// As [`Visit`], with whether it is a bucket.
+type Look<'v> = dyn FnMut(&[u8], &[u8], bool) -> Result<(), String> + 'v;
+
 /// Where the keys of a bucket are.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Root {
@@ -210,7 +216,7 @@ impl<'a, B: Bytes + ?Sized> Reader<'a, B> {
         &self,
         bucket: &Bucket,
         read: &mut dyn FnMut(u64),
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), String>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), ReadError> {
         self.walk(bucket, read, &mut |key, value, is_bucket| {
             if is_bucket {
@@ -225,7 +231,7 @@ impl<'a, B: Bytes + ?Sized> Reader<'a, B> {
         &self,
         bucket: &Bucket,
         read: &mut dyn FnMut(u64),
-        visit: &mut dyn FnMut(&[u8], &[u8], bool) -> Result<(), String>,
+        visit: &mut Look<'_>,
     ) -> Result<(), ReadError> {
         let mut walk = Walk { reader: self, seen: Seen::default(), last: None, read, visit };
         match &bucket.root {
@@ -382,7 +388,7 @@ struct Walk<'a, B: Bytes + ?Sized> {
     seen: Seen,
     last: Option<Vec<u8>>,
     read: &'a mut dyn FnMut(u64),
-    visit: &'a mut dyn FnMut(&[u8], &[u8], bool) -> Result<(), String>,
+    visit: &'a mut Look<'a>,
 }
 
 impl<B: Bytes + ?Sized> Walk<'_, B> {

@@ -177,8 +177,11 @@ fn each_version(
     })
 }
 
-/// Keys and values of a small bucket.
-fn pairs(reader: &Reader<'_, File>, name: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ReadError> {
+/// Keys and values.
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// Those of a small bucket.
+fn pairs(reader: &Reader<'_, File>, name: &str) -> Result<Pairs, ReadError> {
     let mut pairs = Vec::new();
     if let Some(bucket) = reader.bucket(name) {
         reader.each(bucket, &mut |_| {}, &mut |key, value| {

@@ -34,20 +34,20 @@ pub(super) fn changes_after(folder: &Path, index: u64) -> io::Result<Option<u64>
         }
     }
     files.sort();
-    let mut last = None;
+    let mut found: Vec<u64> = Vec::new();
     for file in files {
         for (at, request) in entries(Bytes::from(fs::read(file)?)) {
             if at <= index {
                 continue;
             }
             // An entry replaces all from its index on.
-            last = last.filter(|last| *last < at);
+            found.truncate(found.partition_point(|known| *known < at));
             if changes(request) {
-                last = Some(at);
+                found.push(at);
             }
         }
     }
-    Ok(last)
+    Ok(found.pop())
 }
 
 /// The requests in a file, with their indexes. What comes behind the end of what was written is no frame.
@@ -124,7 +124,12 @@ fn each_field(
                 }
                 visit(tag, None, Some(rest.split_to(length)));
             }
-            _ => skip_field(kind, tag, &mut rest, DecodeContext::default()).ok()?,
+            WireType::SixtyFourBit
+            | WireType::ThirtyTwoBit
+            | WireType::StartGroup
+            | WireType::EndGroup => {
+                skip_field(kind, tag, &mut rest, DecodeContext::default()).ok()?
+            }
         }
     }
     Some(())

@@ -79,10 +79,12 @@ impl Snapshot {
         match self {
             Self::Save { file } => save_one(&Cluster::find(to).await?, file).await,
             Self::Status { file } => status(&Printer::for_rows(&to.wishes()?)?, file),
-            Self::Restore(restore) => match transfer::restore(restore) {
-                Exit::Success => Ok(()),
-                exit => Err(Failure { exit, words: String::new() }),
-            },
+            Self::Restore(restore) => {
+                let exit = transfer::restore(restore);
+                // It has said why.
+                let failed = || Failure { exit, words: String::new() };
+                (exit == Exit::Success).then_some(()).ok_or_else(failed)
+            }
         }
     }
 }
