@@ -20,9 +20,8 @@ fn read(name: &str) -> String {
 /// Every scalar of a YAML file, in order: keys and values.
 fn scalars(text: &str) -> Vec<String> {
     let events = Parser::new_from_str(text).map(|event| event.unwrap().0);
-    let text_of = |event| match event {
-        Event::Scalar(text, ..) => Some(text.into_owned()),
-        _ => None,
+    let text_of = |event| {
+        if let Event::Scalar(text, ..) = event { Some(text.into_owned()) } else { None }
     };
     events.filter_map(text_of).collect()
 }
