@@ -183,7 +183,7 @@ impl<'a> Writes<'a> {
         #[cfg(mutants)]
         if raft_core::mutant::is_active(32) {
             let order = std::hash::RandomState::new();
-            found.sort_by_key(|version| std::hash::BuildHasher::hash_one(&order, version.key()));
+            found.sort_by_key(|version| std::hash::BuildHasher::hash_one(&order, &**version.key()));
         }
         for version in &found {
             self.bury(version);

@@ -17,7 +17,7 @@ fn refused(folder: &Path, arguments: &[&str]) -> (i32, String) {
     assert_eq!(tree(folder), before, "{arguments:?} changed something on disk");
     let text = String::from_utf8(output.stderr).unwrap();
     // The list of all commands is longer than what is said about any of them.
-    let screen = if arguments.is_empty() { 40 } else { 24 };
+    let screen = if arguments.is_empty() { 44 } else { 24 };
     assert!(text.lines().count() <= screen, "more than a screen:\n{text}");
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "", "errors go to standard error");
     (output.status.code().unwrap(), text)

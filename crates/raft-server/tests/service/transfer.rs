@@ -124,7 +124,10 @@ async fn fill(address: &str) -> i64 {
 async fn assert_same(one: &str, two: &str, newest: i64) {
     for revision in (110..=newest).step_by(5).chain([newest]) {
         assert_eq!(all_at(one, revision).await, all_at(two, revision).await, "{revision}");
-        assert_eq!(hash_at(one, revision).await, hash_at(two, revision).await, "{revision}");
+        // At the compacted revision itself etcd 3.4 refuses a hash; we answer as 3.7 does.
+        if revision > 110 {
+            assert_eq!(hash_at(one, revision).await, hash_at(two, revision).await, "{revision}");
+        }
     }
     for address in [one, two] {
         let too_old = RangeRequest { key: "last".into(), revision: 109, ..RangeRequest::default() };
