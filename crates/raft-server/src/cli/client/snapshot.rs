@@ -52,7 +52,7 @@ pub(in crate::cli) enum Snapshot {
 pub(in crate::cli) struct Restore {
     /// The file.
     pub(in crate::cli) file: PathBuf,
-    /// Where the member's data goes [default: <name>.etcd].
+    /// Where the member's data goes [default: NAME.etcd].
     #[arg(long, value_name = "FOLDER")]
     pub(in crate::cli) data_dir: Option<PathBuf>,
     /// Accepted for etcd's sake: the log is in the data folder.
