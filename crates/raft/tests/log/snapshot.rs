@@ -100,7 +100,8 @@ fn a_snapshot_travels() {
     let (from, to) = (SimDisk::new(), SimDisk::new());
     let (mut sender, mut receiver) = (worker(&from), worker(&to));
     let written = sender.handle(SnapshotRequest::Write(meta(9), Picture(blobs())));
-    assert_eq!(written, [SnapshotEffect::Written(meta(9))]);
+    let ids: Vec<BlobId> = blobs().iter().map(|blob| BlobId::of(blob)).collect();
+    assert_eq!(written, [SnapshotEffect::Written(meta(9), BlobId::digest_of(&ids))]);
     let offer = sender.handle(send(4));
     let outcomes = deliver(&mut sender, &mut receiver, offer, usize::MAX);
     let received = SnapshotEffect::Received {

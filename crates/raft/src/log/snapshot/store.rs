@@ -389,6 +389,12 @@ pub struct SnapshotWriter<'a, D: Disk> {
 }
 
 impl<D: Disk> SnapshotWriter<'_, D> {
+    /// Stands for everything that was written, equal on all members that write the same.
+    #[must_use]
+    pub fn state(&self) -> Digest {
+        BlobId::digest_of(&self.blobs)
+    }
+
     /// Makes the snapshot durable; it is the newest on return.
     ///
     /// # Errors

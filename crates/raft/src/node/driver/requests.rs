@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use raft_core::{Command as _, Index, Member, MembershipStep, StateMachine, Time};
+use raft_core::{Index, Member, MembershipStep, StateMachine, Time};
 use tracing::{debug, info};
 
 use super::Driver;
 use crate::apply::ApplyRequest;
-use crate::entry_header::EntryHeader;
 use crate::error::{AdminError, ProposeError, ReadError};
 use crate::io::{Network, Stream};
 use crate::message::{Admin, Forward, ForwardAdmin, PeerMessage, Refusal};
@@ -37,7 +35,7 @@ impl<S: StateMachine> Driver<S> {
                 drop(waiter.send(Err(ProposeError::Overloaded)));
             }
             Request::Propose { payload, waiter, .. }
-                if self.log_full && Self::needs_space(&payload) =>
+                if self.leads_without_space(now) && Self::needs_space(&payload) =>
             {
                 drop(waiter.send(Err(ProposeError::NoSpace)));
             }
@@ -78,15 +76,6 @@ impl<S: StateMachine> Driver<S> {
         }
     }
 
-    /// Whether a proposal is refused while the log's next segment has no space: those that make the state no larger may
-    /// use what the last segment has left.
-    pub(super) fn needs_space(payload: &Bytes) -> bool {
-        EntryHeader::decode(payload)
-            .ok()
-            .and_then(|(_, command)| S::Command::decode(command).ok())
-            .is_none_or(|command| command.needs_space())
-    }
-
     fn backlog_is_full(&self) -> bool {
         let committed = self.raft.as_ref().map_or(Index::ZERO, raft_core::Raft::commit_index);
         // What a restart applies again was acknowledged before it: refusing writes would not make it less.
@@ -103,6 +92,9 @@ impl<S: StateMachine> Driver<S> {
 
     /// Everything that waited leaves as one batch: into the own log, or to the leader.
     pub(super) fn dispatch(&mut self, now: Time, network: &mut impl Network) {
+        if self.proposals.any_held() && self.leads_without_space(now) {
+            self.proposals.refuse_held(ProposeError::NoSpace, Self::needs_space);
+        }
         let Some(raft) = &mut self.raft else { return };
         let Some(leader) = raft.leader() else { return };
         let term = raft.current_term();
