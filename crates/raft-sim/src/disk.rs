@@ -12,6 +12,7 @@ use std::sync::{Arc, PoisonError};
 
 use raft::io::{Disk, DiskFile, OpenMode};
 use raft_core::Rng;
+use xxhash_rust::xxh3::xxh3_64;
 
 mod image;
 mod misplaced;
@@ -265,9 +266,7 @@ impl SimDisk {
 
     /// Where the written part of a file ends: behind it are only zeros.
     pub fn written(&self, path: &Path) -> u64 {
-        self.with(|state| {
-            state.inode_at(path).map_or(0, |inode| inode.cache.written() as u64)
-        })
+        self.with(|state| state.inode_at(path).map_or(0, |inode| inode.cache.written() as u64))
     }
 
     /// Replaces bytes in the cache and on the medium, as a lost or misdirected write would.
@@ -383,18 +382,9 @@ impl State {
             None => {}
         }
         self.operations += 1;
-        let mut hash = self.trace ^ u64::from(kind);
-        for part in [path.as_bytes(), &offset.to_le_bytes(), bytes] {
-            // Eight bytes at a time, the last ones filled up with zeros.
-            for word in part.chunks(8) {
-                let mut whole = [0; 8];
-                whole[..word.len()].copy_from_slice(word);
-                hash = (hash ^ u64::from_le_bytes(whole))
-                    .wrapping_mul(0x9E37_79B9_7F4A_7C15)
-                    .rotate_left(29);
-            }
+        for part in [u64::from(kind), xxh3_64(path.as_bytes()), offset, xxh3_64(bytes)] {
+            self.trace = (self.trace ^ part).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
         }
-        self.trace = hash;
         Ok(())
     }
 
@@ -609,12 +599,8 @@ impl Disk for SimDisk {
                 }
             };
             *state.open.entry(inode).or_default() += 1;
-            let file = SimFile {
-                state: Arc::clone(&self.state),
-                inode,
-                boot: state.boot,
-                path: name,
-            };
+            let file =
+                SimFile { state: Arc::clone(&self.state), inode, boot: state.boot, path: name };
             Ok(file)
         })
     }
@@ -634,7 +620,9 @@ impl Disk for SimDisk {
     }
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
-        self.with(|state| Ok(state.names.contains_key(text(path)) || state.dirs.contains(text(path))))
+        self.with(|state| {
+            Ok(state.names.contains_key(text(path)) || state.dirs.contains(text(path)))
+        })
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

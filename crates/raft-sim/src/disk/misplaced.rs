@@ -35,12 +35,7 @@ pub(super) struct Remembered {
 
 impl Remembered {
     /// This is about to take the place of what `image` holds there.
-    pub(super) fn write(
-        &mut self,
-        (inode, syncs): (u64, u64),
-        image: &Image,
-        piece: &Piece,
-    ) {
+    pub(super) fn write(&mut self, (inode, syncs): (u64, u64), image: &Image, piece: &Piece) {
         if !self.on {
             return;
         }
