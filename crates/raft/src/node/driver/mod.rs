@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::{
-    EntryId, Envelope, Index, NodeId, Raft, Rng, SnapshotMeta, StateMachine, Term, Time,
+    EntryId, Envelope, Index, Membership, NodeId, Raft, Rng, SnapshotMeta, StateMachine, Term, Time,
 };
 use tracing::{debug, error, trace};
 
@@ -151,6 +151,8 @@ pub struct Driver<S: StateMachine> {
     stand_ins: BTreeMap<NodeId, admission::StandIn>,
     /// The own attributes are not as committed; announced last at this time.
     announced: Option<Time>,
+    /// The committed configuration that was found to hold the own attributes as they are.
+    attributes_in: Option<Arc<Membership>>,
     stopping: Option<Stopping>,
     ended: bool,
     out: Outputs<S>,
@@ -237,6 +239,7 @@ impl<S: StateMachine> Driver<S> {
             removed_told: BTreeMap::new(),
             stand_ins: BTreeMap::new(),
             announced: None,
+            attributes_in: None,
             stopping: None,
             ended: false,
             out: Outputs::default(),

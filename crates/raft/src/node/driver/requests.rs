@@ -1,5 +1,6 @@
 //! What clients of this node want, and how it leaves for the leader.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::{Index, Member, MembershipStep, StateMachine, Time};
@@ -186,11 +187,19 @@ impl<S: StateMachine> Driver<S> {
         if self.stopping.is_some() || raft.leader().is_none() {
             return;
         }
-        let Some(member) = raft.committed_membership().member(self.node) else { return };
+        let committed = raft.committed_membership();
+        if self.attributes_in.as_ref().is_some_and(|known| Arc::ptr_eq(known, committed)) {
+            return;
+        }
+        let Some(member) = committed.member(self.node) else { return };
         let Some(known) = MemberInfo::decode(&member.info) else { return };
         let known = MemberInfo { feature_level: known.feature_level.max(1), ..known };
         let info = self.attributes_beside(&known);
-        if info == known || self.announced.is_some_and(|at| now.since(at) < ANNOUNCE_INTERVAL) {
+        if info == known {
+            self.attributes_in = Some(Arc::clone(committed));
+            return;
+        }
+        if self.announced.is_some_and(|at| now.since(at) < ANNOUNCE_INTERVAL) {
             return;
         }
         info!(
