@@ -132,6 +132,15 @@ impl Membership {
         self.members.contains_key(&node)
     }
 
+    /// Whether those for which `counts` holds are a majority of the voters, of both halves if this is `C_old,new`.
+    pub fn is_quorum(&self, counts: impl Fn(NodeId) -> bool) -> bool {
+        let is_majority = |voters: &BTreeSet<NodeId>| {
+            let counted = voters.iter().filter(|node| counts(**node)).count();
+            voters.is_empty() || counted > voters.len() / 2
+        };
+        is_majority(&self.voters) && is_majority(&self.outgoing)
+    }
+
     /// Every voter of either half, once.
     pub fn all_voters(&self) -> impl Iterator<Item = NodeId> {
         self.voters.union(&self.outgoing).copied()

@@ -138,13 +138,26 @@ impl BlobId {
         let len = u64::try_from(content.len()).unwrap_or(u64::MAX);
         Self { digest: Digest(xxhash_rust::xxh3::xxh3_128(content)), len }
     }
+
+    /// One number for a whole snapshot: XXH3-128 of the names of its blobs, in order.
+    #[must_use]
+    pub fn digest_of(blobs: &[Self]) -> Digest {
+        let mut names = Vec::with_capacity(blobs.len() * 24);
+        for Self { digest, len } in blobs {
+            names.extend_from_slice(&digest.0.to_le_bytes());
+            names.extend_from_slice(&len.to_le_bytes());
+        }
+        Digest(xxhash_rust::xxh3::xxh3_128(&names))
+    }
 }
 
 /// A picture of the state at one index, on its way to disk.
 pub trait Snapshot: Send + 'static {
     /// Writes the picture as a sequence of blobs. Blobs that an earlier snapshot of this node already wrote
     /// are named again by [`SnapshotSink::reuse`] and cost nothing. Two members that write the snapshot of
-    /// one index must name the same blobs.
+    /// one index must name the same blobs: one whose blobs are not those of a quorum is taken for damaged and rebuilt. A
+    /// program that writes other blobs of the same state has a higher [`StateMachine::FEATURE_LEVEL`]; levels are not
+    /// compared with each other.
     ///
     /// # Errors
     /// What the sink says. The snapshot is then given up; the older one stays.

@@ -7,6 +7,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use raft_sim::cli;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Run whole clusters in one thread under one seed each, with faults, and check everything.
 #[derive(Debug, Parser)]
 #[command(name = "sim")]

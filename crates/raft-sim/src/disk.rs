@@ -5,7 +5,6 @@
 //! synced. Nothing here is random by itself; what a power loss keeps follows from the seed handed in.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -13,10 +12,15 @@ use std::sync::{Arc, PoisonError};
 
 use raft::io::{Disk, DiskFile, OpenMode};
 use raft_core::Rng;
+use xxhash_rust::xxh3::xxh3_64;
 
+mod image;
 mod misplaced;
+mod names;
 
+use image::{Image, Piece};
 use misplaced::Remembered;
+use names::{Names, Naming, parent, text};
 
 /// Sectors are written whole or not at all.
 const SECTOR: usize = 512;
@@ -52,7 +56,7 @@ pub struct SimFile {
     state: Shared,
     inode: u64,
     boot: u64,
-    path: PathBuf,
+    path: Arc<str>,
 }
 
 /// The lock of a directory; free again when dropped or when the process crashes.
@@ -62,64 +66,19 @@ pub struct SimLock {
     boot: u64,
 }
 
-#[derive(Default)]
-struct Inode {
-    cache: Vec<u8>,
-    durable: Vec<u8>,
-    pending: Vec<Change>,
-}
-
-enum Change {
-    Write { offset: usize, bytes: Vec<u8> },
-    Len(usize),
-}
-
-/// Files by path. Ordered by the paths' bytes: comparing them part by part would cost the simulator a third of its
-/// time.
 #[derive(Clone, Default)]
-struct Names(BTreeMap<OsString, u64>);
-
-impl Names {
-    fn get(&self, path: &Path) -> Option<&u64> {
-        self.0.get(path.as_os_str())
-    }
-
-    fn contains_key(&self, path: &Path) -> bool {
-        self.0.contains_key(path.as_os_str())
-    }
-
-    fn insert(&mut self, path: PathBuf, inode: u64) {
-        self.0.insert(path.into_os_string(), inode);
-    }
-
-    fn remove(&mut self, path: &Path) -> Option<u64> {
-        self.0.remove(path.as_os_str())
-    }
-
-    fn values(&self) -> impl Iterator<Item = &u64> {
-        self.0.values()
-    }
-
-    fn iter(&self) -> impl Iterator<Item = (&Path, &u64)> {
-        self.0.iter().map(|(path, inode)| (Path::new(path), inode))
-    }
-
-    /// Everything in this directory and below it.
-    fn under(&self, dir: &Path) -> impl Iterator<Item = &Path> {
-        let mut prefix = dir.as_os_str().to_owned();
-        prefix.push("/");
-        let first = self.0.range(prefix.clone()..);
-        first
-            .map(|(path, _)| path)
-            .take_while(move |path| path.as_encoded_bytes().starts_with(prefix.as_encoded_bytes()))
-            .map(Path::new)
-    }
+struct Inode {
+    cache: Image,
+    durable: Image,
+    pending: Vec<Change>,
+    /// The cache is something else than the durable image with what is pending.
+    diverged: bool,
 }
 
-enum Naming {
-    Link(PathBuf, u64),
-    Rename(PathBuf, PathBuf),
-    Unlink(PathBuf),
+#[derive(Clone)]
+enum Change {
+    Write(Piece),
+    Len(usize),
 }
 
 struct State {
@@ -129,8 +88,8 @@ struct State {
     open: BTreeMap<u64, u64>,
     names: Names,
     durable_names: Names,
-    pending_names: BTreeMap<PathBuf, Vec<Naming>>,
-    dirs: BTreeSet<PathBuf>,
+    pending_names: BTreeMap<Arc<str>, Vec<Naming>>,
+    dirs: BTreeSet<Arc<str>>,
     locks: BTreeSet<PathBuf>,
     /// Counts restarts: handles of an earlier process are dead.
     boot: u64,
@@ -266,11 +225,11 @@ impl SimDisk {
     #[must_use]
     pub fn lengths(&self) -> Vec<(PathBuf, u64)> {
         self.with(|state| {
-            let len = |inode| state.inodes.get(inode).map_or(0, |inode| inode.cache.len());
+            let len = |inode| state.inodes.get(&inode).map_or(0, |inode| inode.cache.len());
             let files = state.names.iter();
             files
                 .map(|(path, inode)| {
-                    (path.to_path_buf(), u64::try_from(len(inode)).unwrap_or(u64::MAX))
+                    (PathBuf::from(&**path), u64::try_from(len(inode)).unwrap_or(u64::MAX))
                 })
                 .collect()
         })
@@ -295,40 +254,26 @@ impl SimDisk {
     /// Flips the bits of `mask` in one byte, in the cache and on the medium. False when there is no such byte.
     pub fn flip(&self, path: &Path, offset: u64, mask: u8) -> bool {
         self.with(|state| {
-            let Some(inode) = state.names.get(path).and_then(|inode| state.inodes.get_mut(inode))
-            else {
-                return false;
-            };
+            let Some(inode) = state.inode_at(path) else { return false };
             let offset = size(offset);
-            if offset >= inode.cache.len() {
-                return false;
+            let there = offset < inode.cache.len();
+            if there {
+                inode.tamper(|image| image.flip(offset, mask));
             }
-            for image in [&mut inode.cache, &mut inode.durable] {
-                if let Some(byte) = image.get_mut(offset) {
-                    *byte ^= mask;
-                }
-            }
-            true
+            there
         })
     }
 
     /// Where the written part of a file ends: behind it are only zeros.
     pub fn written(&self, path: &Path) -> u64 {
-        self.with(|state| {
-            let inode = state.names.get(path).and_then(|inode| state.inodes.get(inode));
-            let last = inode.and_then(|inode| inode.cache.iter().rposition(|byte| *byte != 0));
-            last.map_or(0, |last| last as u64 + 1)
-        })
+        self.with(|state| state.inode_at(path).map_or(0, |inode| inode.cache.written() as u64))
     }
 
     /// Replaces bytes in the cache and on the medium, as a lost or misdirected write would.
     pub fn overwrite(&self, path: &Path, offset: u64, bytes: &[u8]) {
         self.with(|state| {
-            if let Some(inode) = state.names.get(path).and_then(|inode| state.inodes.get_mut(inode))
-            {
-                for image in [&mut inode.cache, &mut inode.durable] {
-                    put(image, size(offset), bytes);
-                }
+            if let Some(inode) = state.inode_at(path) {
+                inode.tamper(|image| image.put(size(offset), bytes));
             }
         });
     }
@@ -336,8 +281,8 @@ impl SimDisk {
     /// Removes a file without a trace, as an operator would.
     pub fn lose(&self, path: &Path) {
         self.with(|state| {
-            state.names.remove(path);
-            state.durable_names.remove(path);
+            state.names.remove(text(path));
+            state.durable_names.remove(text(path));
         });
     }
 
@@ -346,12 +291,13 @@ impl SimDisk {
         self.with(|state| {
             let inode = state.new_inode();
             if let Some(file) = state.inodes.get_mut(&inode) {
-                file.cache = bytes.to_vec();
-                file.durable = bytes.to_vec();
+                file.cache.put(0, bytes);
+                file.durable = file.cache.clone();
             }
-            state.names.insert(path.to_path_buf(), inode);
-            state.durable_names.insert(path.to_path_buf(), inode);
-            state.add_dirs(path.parent().unwrap_or_else(|| Path::new("/")));
+            let path: Arc<str> = text(path).into();
+            state.names.insert(Arc::clone(&path), inode);
+            state.durable_names.insert(Arc::clone(&path), inode);
+            state.add_dirs(parent(&path));
         });
     }
 
@@ -360,7 +306,8 @@ impl SimDisk {
     pub fn files(&self) -> Vec<(PathBuf, Vec<u8>)> {
         self.with(|state| {
             let files = state.names.iter().filter_map(|(path, inode)| {
-                state.inodes.get(inode).map(|inode| (path.to_path_buf(), inode.cache.clone()))
+                let cache = &state.inodes.get(&inode)?.cache;
+                Some((PathBuf::from(&**path), cache.bytes(0..cache.len())))
             });
             files.collect()
         })
@@ -384,14 +331,11 @@ impl SimDisk {
         let fork = Self::new();
         self.with(|from| {
             fork.with(|to| {
-                to.inodes = from.inodes.iter().map(|(id, inode)| (*id, inode.fork())).collect();
+                to.inodes.clone_from(&from.inodes);
                 to.next_inode = from.next_inode;
                 to.names = from.names.clone();
                 to.durable_names = from.durable_names.clone();
-                let pending = from.pending_names.iter();
-                to.pending_names = pending
-                    .map(|(dir, changes)| (dir.clone(), changes.iter().map(Naming::fork).collect()))
-                    .collect();
+                to.pending_names.clone_from(&from.pending_names);
                 to.dirs = from.dirs.clone();
                 to.boot = from.boot;
                 to.capacity = from.capacity;
@@ -420,35 +364,9 @@ impl SimDisk {
     }
 }
 
-impl Inode {
-    fn fork(&self) -> Self {
-        let pending = self.pending.iter().map(|change| match change {
-            Change::Write { offset, bytes } => {
-                Change::Write { offset: *offset, bytes: bytes.clone() }
-            }
-            Change::Len(len) => Change::Len(*len),
-        });
-        Self {
-            cache: self.cache.clone(),
-            durable: self.durable.clone(),
-            pending: pending.collect(),
-        }
-    }
-}
-
-impl Naming {
-    fn fork(&self) -> Self {
-        match self {
-            Self::Link(path, inode) => Self::Link(path.clone(), *inode),
-            Self::Rename(from, to) => Self::Rename(from.clone(), to.clone()),
-            Self::Unlink(path) => Self::Unlink(path.clone()),
-        }
-    }
-}
-
 impl State {
     /// Counts an operation and adds it to the trace; fails when the fuse has blown.
-    fn operate(&mut self, kind: u8, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    fn operate(&mut self, kind: u8, path: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
         if self.blown {
             return Err(io::Error::other("the simulated machine has stopped"));
         }
@@ -464,19 +382,9 @@ impl State {
             None => {}
         }
         self.operations += 1;
-        let mut hash = self.trace ^ u64::from(kind);
-        let path = path.as_os_str().as_encoded_bytes();
-        for part in [path, &offset.to_le_bytes(), bytes] {
-            // Eight bytes at a time, the last ones filled up with zeros.
-            for word in part.chunks(8) {
-                let mut whole = [0; 8];
-                whole[..word.len()].copy_from_slice(word);
-                hash = (hash ^ u64::from_le_bytes(whole))
-                    .wrapping_mul(0x9E37_79B9_7F4A_7C15)
-                    .rotate_left(29);
-            }
+        for part in [u64::from(kind), xxh3_64(path.as_bytes()), offset, xxh3_64(bytes)] {
+            self.trace = (self.trace ^ part).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
         }
-        self.trace = hash;
         Ok(())
     }
 
@@ -486,26 +394,35 @@ impl State {
         self.next_inode
     }
 
-    fn add_dirs(&mut self, dir: &Path) {
-        for dir in dir.ancestors() {
-            self.dirs.insert(dir.to_path_buf());
+    fn inode_at(&mut self, path: &Path) -> Option<&mut Inode> {
+        self.inodes.get_mut(&self.names.get(text(path))?)
+    }
+
+    fn add_dirs(&mut self, dir: &str) {
+        let mut dir = dir;
+        while self.dirs.insert(dir.into()) && dir != "/" {
+            dir = parent(dir);
         }
     }
 
-    fn naming(&mut self, dir: &Path, change: Naming) {
-        name(&mut self.names, &change);
-        self.pending_names.entry(dir.to_path_buf()).or_default().push(change);
+    /// A name in the directory `dir` changes.
+    fn naming(&mut self, dir: &str, change: Naming) {
+        self.names.change(&change);
+        if let Some(changes) = self.pending_names.get_mut(dir) {
+            changes.push(change);
+        } else {
+            self.pending_names.insert(dir.into(), vec![change]);
+        }
     }
 
-    fn sync_dir(&mut self, dir: &Path) {
-        for change in self.pending_names.remove(dir).unwrap_or_default() {
-            name(&mut self.durable_names, &change);
+    fn sync_dir(&mut self, dir: &str) {
+        for change in self.pending_names.get_mut(dir).map(std::mem::take).unwrap_or_default() {
+            self.durable_names.change(&change);
         }
     }
 
     /// Whether a sync of `path` fails by [`SimDisk::fail_sync`].
-    fn sync_fails(&mut self, path: &Path) -> bool {
-        let path = path.to_string_lossy().into_owned();
+    fn sync_fails(&mut self, path: &str) -> bool {
         for position in 0..self.fail_syncs.len() {
             let (pattern, skip) = &mut self.fail_syncs[position];
             if path.contains(pattern.as_str()) {
@@ -546,7 +463,7 @@ impl State {
             Naming::Link(_, inode) => Some(*inode),
             Naming::Rename(..) | Naming::Unlink(_) => None,
         });
-        let named = self.names.values().chain(self.durable_names.values()).copied();
+        let named = self.names.values().chain(self.durable_names.values());
         let linked: BTreeSet<u64> = named.chain(pending).chain(self.open.keys().copied()).collect();
         self.inodes.retain(|inode, _| linked.contains(inode));
     }
@@ -556,7 +473,7 @@ impl State {
         for changes in std::mem::take(&mut self.pending_names).into_values() {
             let kept = below(rng, changes.len() + 1);
             for change in &changes[..kept] {
-                name(&mut self.durable_names, change);
+                self.durable_names.change(change);
             }
         }
         self.names = self.durable_names.clone();
@@ -576,10 +493,14 @@ impl Inode {
     ) {
         for change in pending {
             match change {
-                Change::Len(len) => self.durable.resize(len, 0),
-                Change::Write { offset, bytes } => {
-                    remembered.write(about, &self.durable, offset, &bytes);
-                    put(&mut self.durable, offset, &bytes);
+                Change::Len(len) => self.durable.resize(len),
+                Change::Write(piece) => {
+                    remembered.write(about, &self.durable, &piece);
+                    if self.diverged {
+                        self.durable.put(piece.offset, &piece.bytes());
+                    } else {
+                        self.durable.share(piece);
+                    }
                 }
             }
         }
@@ -592,17 +513,18 @@ impl Inode {
             match change {
                 Change::Len(len) => {
                     if rng.chance(weight, 4) {
-                        self.durable.resize(len, 0);
+                        self.durable.resize(len);
                     }
                 }
-                Change::Write { offset, bytes } => {
+                Change::Write(piece) => {
+                    let (offset, bytes) = (piece.offset, piece.bytes());
                     let mut torn = false;
                     let mut position = 0;
                     while position < bytes.len() {
                         let at = offset + position;
                         let end = bytes.len().min(position + SECTOR - at % SECTOR);
                         if rng.chance(weight, 4) {
-                            put(&mut self.durable, at, &bytes[position..end]);
+                            self.durable.put(at, &bytes[position..end]);
                         } else {
                             torn = true;
                         }
@@ -612,38 +534,22 @@ impl Inode {
                         let page = offset / PAGE * PAGE;
                         let victim = page + below(rng, PAGE / SECTOR) * SECTOR;
                         if victim + SECTOR <= self.durable.len() {
-                            self.durable[victim..victim + SECTOR].fill(0xA5);
+                            self.durable.put(victim, &[0xA5; SECTOR]);
                         }
                     }
                 }
             }
         }
         self.cache = self.durable.clone();
+        self.diverged = false;
     }
-}
 
-fn name(names: &mut Names, change: &Naming) {
-    match change {
-        Naming::Link(path, inode) => {
-            names.insert(path.clone(), *inode);
-        }
-        Naming::Rename(from, to) => {
-            if let Some(inode) = names.remove(from) {
-                names.insert(to.clone(), inode);
-            }
-        }
-        Naming::Unlink(path) => {
-            names.remove(path);
-        }
+    /// Does the same to the cache and to the medium.
+    fn tamper(&mut self, mut change: impl FnMut(&mut Image)) {
+        change(&mut self.cache);
+        change(&mut self.durable);
+        self.diverged |= !self.pending.is_empty();
     }
-}
-
-fn put(image: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
-    let end = offset + bytes.len();
-    if image.len() < end {
-        image.resize(end, 0);
-    }
-    image[offset..end].copy_from_slice(bytes);
 }
 
 fn size(bytes: u64) -> usize {
@@ -654,16 +560,13 @@ fn below(rng: &mut Rng, bound: usize) -> usize {
     size(rng.below(u64::try_from(bound).unwrap_or(u64::MAX)))
 }
 
-fn parent(path: &Path) -> &Path {
-    path.parent().unwrap_or_else(|| Path::new("/"))
-}
-
 impl Disk for SimDisk {
     type File = SimFile;
     type Lock = SimLock;
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         self.with(|state| {
+            let path = text(path);
             if !state.dirs.contains(path) {
                 state.operate(1, path, 0, &[])?;
                 state.add_dirs(path);
@@ -677,9 +580,11 @@ impl Disk for SimDisk {
             if state.blown {
                 return Err(io::Error::other("the simulated machine has stopped"));
             }
+            let path = text(path);
+            let name: Arc<str> = path.into();
             let inode = match (state.names.get(path), mode) {
                 (Some(_), OpenMode::CreateNew) => return Err(ErrorKind::AlreadyExists.into()),
-                (Some(inode), OpenMode::Read | OpenMode::ReadWrite) => *inode,
+                (Some(inode), OpenMode::Read | OpenMode::ReadWrite) => inode,
                 (None, OpenMode::Read | OpenMode::ReadWrite) => {
                     return Err(ErrorKind::NotFound.into());
                 }
@@ -689,46 +594,45 @@ impl Disk for SimDisk {
                     }
                     state.operate(2, path, 0, &[])?;
                     let inode = state.new_inode();
-                    state.naming(parent(path), Naming::Link(path.to_path_buf(), inode));
+                    state.naming(parent(path), Naming::Link(Arc::clone(&name), inode));
                     inode
                 }
             };
             *state.open.entry(inode).or_default() += 1;
-            let file = SimFile {
-                state: Arc::clone(&self.state),
-                inode,
-                boot: state.boot,
-                path: path.to_path_buf(),
-            };
+            let file =
+                SimFile { state: Arc::clone(&self.state), inode, boot: state.boot, path: name };
             Ok(file)
         })
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         self.with(|state| {
+            let dir = text(dir);
             if !state.dirs.contains(dir) {
                 return Err(ErrorKind::NotFound.into());
             }
-            let paths = state.names.under(dir).chain(state.dirs.iter().map(PathBuf::as_path));
-            let names: BTreeSet<String> = paths
-                .filter(|path| path.parent() == Some(dir))
-                .filter_map(|path| path.file_name()?.to_str().map(str::to_owned))
-                .collect();
-            Ok(names.into_iter().collect())
+            let dirs = state.dirs.iter().filter_map(|path| names::below(dir, path));
+            let mut names: Vec<String> =
+                state.names.within(dir).chain(dirs).map(str::to_owned).collect();
+            names.sort_unstable();
+            Ok(names)
         })
     }
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
-        self.with(|state| Ok(state.names.contains_key(path) || state.dirs.contains(path)))
+        self.with(|state| {
+            Ok(state.names.contains_key(text(path)) || state.dirs.contains(text(path)))
+        })
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.with(|state| {
-            state.operate(3, from, 0, to.as_os_str().as_encoded_bytes())?;
+            let (from, to) = (text(from), text(to));
+            state.operate(3, from, 0, to.as_bytes())?;
             if !state.names.contains_key(from) {
                 return Err(ErrorKind::NotFound.into());
             }
-            let change = Naming::Rename(from.to_path_buf(), to.to_path_buf());
+            let change = Naming::Rename(from.into(), to.into());
             state.naming(parent(to), change);
             Ok(())
         })
@@ -736,17 +640,19 @@ impl Disk for SimDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.with(|state| {
+            let path = text(path);
             state.operate(4, path, 0, &[])?;
             if !state.names.contains_key(path) {
                 return Err(ErrorKind::NotFound.into());
             }
-            state.naming(parent(path), Naming::Unlink(path.to_path_buf()));
+            state.naming(parent(path), Naming::Unlink(path.into()));
             Ok(())
         })
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.with(|state| {
+            let dir = text(dir);
             state.operate(5, dir, 0, &[])?;
             if state.journal_fails() {
                 state.read_only = true;
@@ -754,7 +660,7 @@ impl Disk for SimDisk {
             }
             state.sync_dir(dir);
             // Now and then is enough to keep within twice of what is in use.
-            if state.inodes.len() > 2 * state.names.0.len() + 32 {
+            if state.inodes.len() > 2 * state.names.len() + 32 {
                 state.forget_unlinked();
             }
             Ok(())
@@ -807,14 +713,11 @@ impl Drop for SimFile {
 impl DiskFile for SimFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.with(|state| {
-            let cache = state.inodes.get(&self.inode).map_or(&[][..], |inode| &inode.cache);
-            let offset = size(offset);
-            match cache.get(offset..offset.saturating_add(buffer.len())) {
-                Some(bytes) => {
-                    buffer.copy_from_slice(bytes);
-                    Ok(())
-                }
-                None => Err(ErrorKind::UnexpectedEof.into()),
+            let inode = state.inodes.get(&self.inode);
+            if inode.is_some_and(|inode| inode.cache.read(size(offset), buffer)) {
+                Ok(())
+            } else {
+                Err(ErrorKind::UnexpectedEof.into())
             }
         })
     }
@@ -837,8 +740,8 @@ impl DiskFile for SimFile {
                 if end > len {
                     inode.pending.push(Change::Len(end));
                 }
-                put(&mut inode.cache, at, bytes);
-                inode.pending.push(Change::Write { offset: at, bytes: bytes.to_vec() });
+                inode.cache.put(at, bytes);
+                inode.pending.push(Change::Write(inode.cache.piece(at, bytes.len())));
             }
             outcome
         })
@@ -852,7 +755,8 @@ impl DiskFile for SimFile {
                 return Err(ErrorKind::StorageFull.into());
             }
             if let Some(inode) = state.inodes.get_mut(&self.inode) {
-                inode.cache = vec![0; len];
+                inode.diverged |= inode.cache.len() > 0;
+                inode.cache = Image::zeros(len);
                 inode.pending.push(Change::Len(len));
             }
             Ok(())
@@ -871,8 +775,8 @@ impl DiskFile for SimFile {
             state.operate(8, &self.path, 0, &[])?;
             // By its present name: files are renamed while they are open.
             let fails = !state.fail_syncs.is_empty() && {
-                let named = state.names.iter().find(|(_, inode)| **inode == self.inode);
-                let path = named.map_or_else(|| self.path.clone(), |(path, _)| path.to_path_buf());
+                let named = state.names.iter().find(|(_, inode)| *inode == self.inode);
+                let path = Arc::clone(named.map_or(&self.path, |(path, _)| path));
                 state.sync_fails(&path)
             };
             if let Some(inode) = state.inodes.get_mut(&self.inode) {
@@ -880,6 +784,8 @@ impl DiskFile for SimFile {
                 if !fails {
                     let about = (self.inode, state.syncs);
                     inode.make_durable(pending, &mut state.remembered, about);
+                } else {
+                    inode.diverged = true;
                 }
             }
             if fails {

@@ -27,6 +27,7 @@
 //! A seed that fails panics with what was violated; [`run_with`] runs that one again, alone. Who wants to check answers
 //! in another way, or has clients that remember what they were told, writes a [`Workload`].
 
+mod agenda;
 mod attend;
 mod audit;
 mod bank;

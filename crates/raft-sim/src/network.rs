@@ -14,6 +14,8 @@ use crate::profile::pick;
 use crate::workload::Workload;
 use crate::world::{Happening, World};
 
+/// How often a process dials whomever it is not connected to.
+const DIAL: u64 = 60_000;
 /// Longest way of a message that is very late.
 const VERY_LATE: u64 = 1_500_000;
 /// Messages on their way on one connection. Beyond it the connection breaks, as the transport's do when their queue is
@@ -99,8 +101,16 @@ impl Wires {
 }
 
 impl<W: Workload> World<W> {
-    /// Connects a process to those on its list whom it is not connected to.
-    pub(crate) fn dial(&mut self, from: usize) {
+    /// It is time to dial those again who could not be reached.
+    pub(crate) fn dial_again(&mut self, from: usize) {
+        if let Some(process) = self.process(from) {
+            process.dial_planned = false;
+        }
+        self.dial(from);
+    }
+
+    /// Connects a process to those on its list whom it is not connected to, now and until it is.
+    fn dial(&mut self, from: usize) {
         let Some(process) = &self.machines[from].process else { return };
         let mut wanted = Vec::new();
         for peer in &process.dial {
@@ -110,12 +120,38 @@ impl<W: Workload> World<W> {
                 Some(_) | None => {}
             }
         }
+        let mut missing = false;
         for (to, expects) in wanted {
             let reachable = !self.wires.is_blocked(from, to) && !self.wires.is_blocked(to, from);
             if reachable && !self.machines[to].paused {
                 self.connect(from, to, expects);
             }
+            missing |= self.missing(from, to, expects).next().is_some();
         }
+        if missing {
+            self.dial_later(from, DIAL);
+        }
+    }
+
+    fn dial_later(&mut self, from: usize, delay: u64) {
+        let life = self.machines[from].life;
+        let Some(process) = self.process(from) else { return };
+        if !std::mem::replace(&mut process.dial_planned, true) {
+            self.later(delay, Happening::Dial(from, life));
+        }
+    }
+
+    /// The streams to another machine that no connection carries. What is sent in bulk is for members only.
+    fn missing(
+        &self,
+        from: usize,
+        to: usize,
+        expects: Option<NodeId>,
+    ) -> impl Iterator<Item = Stream> {
+        let streams = [Stream::Control, Stream::Bulk].into_iter();
+        streams
+            .filter(move |stream| *stream == Stream::Control || expects.is_some())
+            .filter(move |stream| self.wires.find(from, to, *stream).is_none())
     }
 
     /// As the transport: what is not on the new list, or leads to another node than the one on it, is closed.
@@ -144,12 +180,7 @@ impl<W: Workload> World<W> {
     }
 
     fn connect(&mut self, from: usize, to: usize, expects: Option<NodeId>) {
-        let missing: Vec<Stream> = [Stream::Control, Stream::Bulk]
-            .into_iter()
-            // What is sent in bulk is for members only.
-            .filter(|stream| *stream == Stream::Control || expects.is_some())
-            .filter(|stream| self.wires.find(from, to, *stream).is_none())
-            .collect();
+        let missing: Vec<Stream> = self.missing(from, to, expects).collect();
         if missing.is_empty() {
             return;
         }
@@ -373,5 +404,7 @@ impl<W: Workload> World<W> {
         let link = self.link(from, to);
         let hint = refused && stream == Stream::Control && self.links[link].chance(1, 2);
         self.wake(from, Input::Disconnected { node, stream, hint });
+        let delay = 1 + self.links[link].below(DIAL);
+        self.dial_later(from, delay);
     }
 }

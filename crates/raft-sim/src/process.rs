@@ -72,8 +72,13 @@ pub(crate) struct Process<S: StateMachine> {
     pub(crate) deadline: Option<Time>,
     /// When the world will next look at that, in its own time.
     pub(crate) planned: Option<u64>,
+    /// When its log will have been idle long enough to be looked after, and whether somebody will look then.
+    pub(crate) log_idle_from: u64,
+    pub(crate) log_idle_planned: bool,
     /// Whom it dials.
     pub(crate) dial: Vec<PeerAddress>,
+    /// It will dial again.
+    pub(crate) dial_planned: bool,
     /// Why it has no connection to whom, as it was told last.
     pub(crate) refused: BTreeMap<String, (RefusedReason, bool)>,
     /// What it knows when somebody connects.
@@ -250,7 +255,10 @@ impl<S: StateMachine> Machine<S> {
             snapshot_busy: false,
             deadline: None,
             planned: None,
+            log_idle_from: 0,
+            log_idle_planned: false,
             dial: Vec::new(),
+            dial_planned: false,
             refused: BTreeMap::new(),
             facts,
             epoch,

@@ -49,6 +49,8 @@ impl<W: Workload> World<W> {
             .iter()
             .map(|machine| (*machine, self.machines[*machine].disk.fork()))
             .collect();
+        let mut found: BTreeMap<usize, Option<Opened<SimDisk>>> =
+            machines.iter().map(|machine| (*machine, self.look(*machine))).collect();
         let mut damaged = BTreeSet::new();
         for _ in 0..=self.faults.below(FLIPS) {
             let machine = machines[pick(&mut self.faults, machines.len())];
@@ -67,10 +69,12 @@ impl<W: Workload> World<W> {
                 continue;
             }
             self.machines[machine].disk.flip(&path, offset, mask);
-            if self.is_repairable(&machines) {
+            let before = found.insert(machine, self.look(machine));
+            if is_repairable(&found) {
                 damaged.insert(machine);
             } else {
                 self.machines[machine].disk.flip(&path, offset, mask);
+                found.extend(before.map(|before| (machine, before)));
             }
         }
         self.tell(Kind::Rot, format!("power fails everywhere, and the logs of {damaged:?} rot"));
@@ -125,29 +129,6 @@ impl<W: Workload> World<W> {
         }
     }
 
-    /// Whether every member still recovers, and whatever one of them misses is intact on one of each quorum.
-    fn is_repairable(&self, machines: &[usize]) -> bool {
-        let mut logs = Vec::new();
-        let mut missing: BTreeSet<(u64, u64, u128)> = BTreeSet::new();
-        for machine in machines {
-            let Some(Opened { log, state }) = self.look(*machine) else { return false };
-            if let DataState::Damaged(damaged) = state {
-                missing.extend(
-                    damaged.missing.iter().map(|it| (it.id.index.0, it.id.term.0, it.digest.0)),
-                );
-            }
-            logs.push(log);
-        }
-        missing.into_iter().all(|(index, term, digest)| {
-            let (id, digest) = (EntryId::new(index, term), Digest(digest));
-            let intact = logs
-                .iter()
-                .filter(|log| matches!(log.supply(id, digest), raft::log::Supply::Have(_)))
-                .count();
-            2 * (logs.len() - intact) < logs.len()
-        })
-    }
-
     /// What recovery would find on a machine's disk, on a copy of it.
     fn look(&self, machine: usize) -> Option<Opened<SimDisk>> {
         self.open(machine, self.machines[machine].disk.fork()).map(|(opened, _)| opened)
@@ -162,4 +143,27 @@ impl<W: Workload> World<W> {
         let opened = Log::open(disk.clone(), Path::new(DIR), options, machine.identity()).ok()?;
         Some((opened, disk))
     }
+}
+
+/// Whether every member still recovers, and whatever one of them misses is intact on one of each quorum.
+fn is_repairable(found: &BTreeMap<usize, Option<Opened<SimDisk>>>) -> bool {
+    let mut logs = Vec::new();
+    let mut missing: BTreeSet<(u64, u64, u128)> = BTreeSet::new();
+    for opened in found.values() {
+        let Some(Opened { log, state }) = opened else { return false };
+        if let DataState::Damaged(damaged) = state {
+            missing.extend(
+                damaged.missing.iter().map(|it| (it.id.index.0, it.id.term.0, it.digest.0)),
+            );
+        }
+        logs.push(log);
+    }
+    missing.into_iter().all(|(index, term, digest)| {
+        let (id, digest) = (EntryId::new(index, term), Digest(digest));
+        let intact = logs
+            .iter()
+            .filter(|log| matches!(log.supply(id, digest), raft::log::Supply::Have(_)))
+            .count();
+        2 * (logs.len() - intact) < logs.len()
+    })
 }

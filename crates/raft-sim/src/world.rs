@@ -12,6 +12,7 @@ use raft::node::Phase;
 use raft::node::driver::{Configurations, Input, Outputs, SnapshotJob, run_snapshot_job};
 use raft_core::{Index, NodeId, Raft, Rng};
 
+use crate::agenda::Agenda;
 use crate::check::Oracle;
 use crate::client::Client;
 use crate::disk::Crash;
@@ -32,7 +33,7 @@ pub(crate) enum Happening {
     Turn(usize, u64),
     /// The log's worker does what waits.
     Log(usize, u64),
-    /// The log's worker has nothing to do.
+    /// The log's worker may have had nothing to do for a while.
     LogIdle(usize, u64),
     /// The apply worker does what waits.
     Apply(usize, u64),
@@ -44,7 +45,7 @@ pub(crate) enum Happening {
     Arrive(u64, u64, Box<PeerMessage>),
     /// The caller notices that its connection is gone.
     Broken(u64),
-    /// A process dials whomever it is not connected to.
+    /// A process dials those again whom it is not connected to.
     Dial(usize, u64),
     /// Somebody restarts a process.
     Restart(usize),
@@ -70,15 +71,14 @@ pub(crate) enum Happening {
 
 /// How the log's worker waits before it seals the log.
 const LOG_IDLE: u64 = 20_000;
-/// How often a process dials.
-const DIAL: u64 = 60_000;
+/// How often the log's worker looks whether a full disk has space again.
+const SPACE_RETRY: u64 = 200_000;
 
 pub(crate) struct World<W: Workload> {
     pub(crate) options: Options,
     pub(crate) profile: Profile,
     pub(crate) now: u64,
-    agenda: BTreeMap<(u64, u64), Happening>,
-    sequence: u64,
+    agenda: Agenda,
     pub(crate) machines: Vec<Machine<W::Machine>>,
     pub(crate) nodes: BTreeMap<NodeId, usize>,
     pub(crate) wires: Wires,
@@ -137,8 +137,7 @@ impl<W: Workload> World<W> {
         let mut world = Self {
             options: options.clone(),
             now: 0,
-            agenda: BTreeMap::new(),
-            sequence: 0,
+            agenda: Agenda::default(),
             nodes,
             wires: Wires::default(),
             clients: (0..profile.clients).map(|nth| Client::new(workload.split(nth))).collect(),
@@ -180,8 +179,7 @@ impl<W: Workload> World<W> {
     }
 
     pub(crate) fn later(&mut self, delay: u64, happening: Happening) {
-        self.sequence += 1;
-        self.agenda.insert((self.now + delay, self.sequence), happening);
+        self.agenda.plan(self.now + delay, happening);
     }
 
     pub(crate) fn note(&mut self, number: u64) {
@@ -195,11 +193,7 @@ impl<W: Workload> World<W> {
     }
 
     pub(crate) fn run_until(&mut self, end: u64) {
-        while let Some(next) = self.agenda.first_entry() {
-            if next.key().0 > end {
-                break;
-            }
-            let ((at, _), happening) = next.remove_entry();
+        while let Some((at, happening)) = self.agenda.next_until(end) {
             self.now = self.now.max(at);
             NOW.set(Some(self.now));
             self.events += 1;
@@ -252,10 +246,7 @@ impl<W: Workload> World<W> {
                 self.arrive(connection, epoch, *message);
             }
             Happening::Broken(connection) => self.broken(connection),
-            Happening::Dial(machine, life) => {
-                self.dial(machine);
-                self.later(DIAL, Happening::Dial(machine, life));
-            }
+            Happening::Dial(machine, _) => self.dial_again(machine),
             Happening::Restart(machine) => self.restart(machine),
             Happening::PowerLoss(machine) => self.lose_power(machine),
             Happening::Start(machine) => self.start(machine),
@@ -330,9 +321,7 @@ impl<W: Workload> World<W> {
         if let Some(tape) = &mut self.tape {
             tape.state(self.now, machine, State::Up);
         }
-        let life = self.machines[machine].life;
         self.turn(machine);
-        self.later(0, Happening::Dial(machine, life));
     }
 
     fn did_not_start(&mut self, machine: usize, error: &str) {
@@ -473,10 +462,9 @@ impl<W: Workload> World<W> {
             self.plan_deadline(machine);
             return;
         }
-        let mut inputs: Vec<_> = process.unheard.take().into_iter().collect();
-        inputs.append(&mut process.inbox);
         let mut sent = Sent::default();
         let repairing = matches!(process.driver.phase(), Phase::Repairing(_));
+        let inputs = process.unheard.take().into_iter().chain(process.inbox.drain(..));
         let out = process.driver.turn(now, inputs, &mut sent);
         process.deadline = out.deadline;
         process.waits_for_apply = out.waits_for_apply;
@@ -669,17 +657,38 @@ impl<W: Workload> World<W> {
         }
         if self.lives(machine, life) {
             self.plan_work(machine, life);
-            self.later(LOG_IDLE, Happening::LogIdle(machine, life));
+            self.log_idles(machine, LOG_IDLE);
+        }
+    }
+
+    /// Unless something comes, the log's worker looks after the log this long from now.
+    fn log_idles(&mut self, machine: usize, pause: u64) {
+        let (now, life) = (self.now, self.machines[machine].life);
+        let Some(process) = self.process(machine) else { return };
+        process.log_idle_from = now + pause;
+        if !std::mem::replace(&mut process.log_idle_planned, true) {
+            self.later(pause, Happening::LogIdle(machine, life));
         }
     }
 
     fn idle_log(&mut self, machine: usize) {
+        let now = self.now;
+        let life = self.machines[machine].life;
         let Some(process) = self.process(machine) else { return };
+        process.log_idle_planned = false;
         if process.log_busy || !process.log_queue.is_empty() {
             return;
         }
+        let from = process.log_idle_from;
+        if now < from {
+            return self.log_idles(machine, from - now);
+        }
         let completions = process.log.idle();
+        let waits = process.log.waits_for_space();
         self.log_done(machine, completions);
+        if waits && self.lives(machine, life) {
+            self.log_idles(machine, SPACE_RETRY);
+        }
     }
 
     fn log_done(&mut self, machine: usize, completions: Vec<LogCompletion>) {

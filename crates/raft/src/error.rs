@@ -105,6 +105,9 @@ pub enum ReadError {
     TimedOut,
     /// Too much is waiting already.
     Overloaded,
+    /// The disk of this node is full, and it has fallen behind: it cannot take what the others have stored. Another
+    /// node may answer.
+    NoSpace,
     /// This node is shutting down or has stopped.
     Stopped,
 }
@@ -115,6 +118,7 @@ impl fmt::Display for ReadError {
             Self::NoLeader => write!(f, "no leader"),
             Self::TimedOut => write!(f, "timed out"),
             Self::Overloaded => write!(f, "too many requests are waiting; try again later"),
+            Self::NoSpace => write!(f, "the disk is full, and this member is behind; ask another"),
             Self::Stopped => write!(f, "stopped"),
         }
     }

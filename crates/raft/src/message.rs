@@ -50,6 +50,8 @@ pub enum Refusal {
     Overloaded,
     /// Leadership is being handed over.
     Transferring,
+    /// The disks of a quorum are full.
+    NoSpace,
 }
 
 /// Definitely not appended.

@@ -27,7 +27,7 @@ use crate::load::{Ledger, Load, check_ledger, value_of, write};
 use crate::{MEMBERS, Options};
 
 /// How long a repair may take.
-const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 /// Between a writer's writes, so that the machine has time for everything else.
 const PAUSE: Duration = Duration::from_millis(8);
 /// How long the others serve alone.
@@ -175,7 +175,7 @@ async fn one_round(
 }
 
 /// What the member has printed since.
-fn since(log: &Path, printed: u64) -> Result<String> {
+pub(crate) fn since(log: &Path, printed: u64) -> Result<String> {
     let bytes = std::fs::read(log)?;
     Ok(String::from_utf8_lossy(&bytes[usize::try_from(printed)?..]).into_owned())
 }
@@ -225,7 +225,7 @@ async fn whole(
     }
 }
 
-async fn is_whole(cluster: &Cluster, victim: usize, other: usize) -> Result<()> {
+pub(crate) async fn is_whole(cluster: &Cluster, victim: usize, other: usize) -> Result<()> {
     let status = cluster.status(victim).await.context("it does not answer")?;
     ensure!(status.errors.is_empty(), "it says {:?}", status.errors);
     ensure!(!status.is_learner, "it is a learner");

@@ -1,5 +1,6 @@
 //! A disk that refuses: one failed `fdatasync`, injected by strace, and file systems without space.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -193,16 +194,26 @@ pub(crate) async fn full_disk(cluster: &mut Cluster, options: &Options) -> Resul
         ensure!(began.elapsed() < LIMIT, "writes are not refused for want of space");
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
-    let term = until_all_are_full(cluster).await?;
+    let term = until_a_quorum_is_full(cluster).await?;
     let began = Instant::now();
     let mut number = 0;
     while began.elapsed() < WHILE {
+        let mut behind = 0;
         for member in 0..MEMBERS {
             ensure!(!cluster.has_ended(member)?, "a full disk ended member {member}");
             let mut kv = KvClient::new(channel(&cluster.addresses[member]).await?);
             let key = Bytes::from(format!("later/{number}"));
             let get = RangeRequest { key: key.clone(), ..RangeRequest::default() };
-            let found = kv.range(get.clone()).await.context("reading without space")?;
+            let asked = Instant::now();
+            let found = match kv.range(get.clone()).await {
+                // Its disk was full before the others', who went on without it.
+                Err(status) if status.message().contains("this member is behind") => {
+                    ensure!(asked.elapsed() < 2 * WHILE, "a member that is behind lets one wait");
+                    behind += 1;
+                    continue;
+                }
+                found => found.context("reading without space")?,
+            };
             ensure!(found.into_inner().count == 1, "{key:?} is gone");
             let delete = DeleteRangeRequest { key, ..DeleteRangeRequest::default() };
             kv.delete_range(delete).await.context("deleting without space")?;
@@ -210,9 +221,12 @@ pub(crate) async fn full_disk(cluster: &mut Cluster, options: &Options) -> Resul
             ensure!(found.into_inner().count == 0, "what was deleted is still there");
             number += 1;
         }
-        match put(cluster, "full/probe").await {
-            Err(status) => ensure!(status.message() == NO_SPACE, "refused with {status}"),
-            Ok(()) => bail!("a write was taken without space"),
+        ensure!(behind <= MEMBERS / 2, "a quorum is behind");
+        for member in 0..MEMBERS {
+            match put_through(cluster, member, "full/probe").await {
+                Err(status) => ensure!(status.message() == NO_SPACE, "refused with {status}"),
+                Ok(()) => bail!("a write was taken without space"),
+            }
         }
     }
     let now = cluster.status(cluster.wait_for_leader().await?).await?.raft_term;
@@ -236,19 +250,20 @@ pub(crate) async fn full_disk(cluster: &mut Cluster, options: &Options) -> Resul
     Ok(())
 }
 
-/// Waits until every member says that it has no space, and leadership has come to rest: each leader hands over once, in
-/// the hope of another member's disk. Returns the term.
-async fn until_all_are_full(cluster: &Cluster) -> Result<u64> {
+/// Waits until a quorum says that it has no space, and leadership has come to rest. Returns the term. (The last one's log
+/// may have some left for ever: no more is taken.)
+async fn until_a_quorum_is_full(cluster: &Cluster) -> Result<u64> {
     let (began, mut since, mut known) = (Instant::now(), Instant::now(), 0);
     while since.elapsed() < WHILE {
         ensure!(began.elapsed() < LIMIT, "leadership goes round, or a full disk goes unnoticed");
-        let mut term = 0;
+        let (mut full, mut terms) = (0, BTreeSet::new());
         for member in 0..MEMBERS {
             let status = cluster.status(member).await?;
-            let full = status.errors.iter().any(|error| error.starts_with("NOSPACE"));
-            let own = if full && status.leader != 0 { status.raft_term } else { u64::MAX };
-            term = own.max(term);
+            full += usize::from(status.errors.iter().any(|error| error.starts_with("NOSPACE")));
+            terms.insert(if status.leader == 0 { u64::MAX } else { status.raft_term });
         }
+        let is_settled = full > MEMBERS / 2 && terms.len() == 1;
+        let term = terms.last().copied().filter(|_| is_settled).unwrap_or(u64::MAX);
         if term != known || term == u64::MAX {
             (since, known) = (Instant::now(), term);
         }
@@ -266,8 +281,12 @@ async fn keep_for_later(cluster: &Cluster) -> Result<()> {
 }
 
 async fn put(cluster: &Cluster, key: &str) -> Result<(), tonic::Status> {
+    put_through(cluster, 0, key).await
+}
+
+async fn put_through(cluster: &Cluster, member: usize, key: &str) -> Result<(), tonic::Status> {
     let unreachable = |error: anyhow::Error| tonic::Status::unavailable(error.to_string());
-    let mut kv = KvClient::new(channel(&cluster.addresses[0]).await.map_err(unreachable)?);
+    let mut kv = KvClient::new(channel(&cluster.addresses[member]).await.map_err(unreachable)?);
     let key = Bytes::from(key.to_owned());
     kv.put(PutRequest { value: key.clone(), key, ..PutRequest::default() }).await.map(|_| ())
 }

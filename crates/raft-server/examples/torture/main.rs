@@ -11,6 +11,7 @@
 //! cargo run --release --example torture -- sync-error  # needs strace
 //! unshare --map-root-user --mount target/release/examples/torture full-disk
 //! cargo run --release --example torture -- damage --rounds 40 --seed 1
+//! cargo run --release --example torture -- damage-everywhere --rounds 3
 //! ```
 //!
 //! Uses `target/release/rusty-raft` (build it first) and keeps its data under `target/torture`. Exits non-zero on
@@ -27,6 +28,7 @@ use clap::{Parser, ValueEnum};
 mod catch_up;
 mod cluster;
 mod damage;
+mod everywhere;
 mod failing_disk;
 mod floods;
 mod harm;
@@ -94,6 +96,8 @@ enum Scenario {
     Synced,
     /// The folder of one stopped member after the other is damaged; it must come back whole.
     Damage,
+    /// All members are stopped and all logs damaged: different entries, then the same.
+    DamageEverywhere,
     /// With strace attached: one fdatasync of the leader, then of a follower fails.
     SyncError,
     /// The file system under one member, then under all is full.
@@ -105,7 +109,7 @@ impl Scenario {
     const fn settings(self) -> &'static str {
         match self {
             // So small that every folder has segments, snapshots and a log that begins somewhere.
-            Self::Damage | Self::FullDisk | Self::SyncError => {
+            Self::Damage | Self::DamageEverywhere | Self::FullDisk | Self::SyncError => {
                 "log_segment_bytes: 1048576, checkpoint_entries: 1500, trailing_entries: 500,"
             }
             Self::LeaderKill
@@ -141,5 +145,6 @@ async fn main() -> Result<()> {
         Scenario::SyncError => failing_disk::sync_error(&mut cluster, &options).await,
         Scenario::FullDisk => failing_disk::full_disk(&mut cluster, &options).await,
         Scenario::Damage => damage::damage(&mut cluster, &options).await,
+        Scenario::DamageEverywhere => everywhere::everywhere(&mut cluster, &options).await,
     }
 }

@@ -76,6 +76,8 @@ pub(super) fn of_read(error: &ReadError) -> Status {
     match error {
         ReadError::NoLeader => Status::unavailable(NO_LEADER),
         ReadError::Overloaded => Status::resource_exhausted(OVERLOADED),
+        // No word of etcd's: there the process ends. A client with several endpoints goes on to the next.
+        ReadError::NoSpace => Status::unavailable(error.to_string()),
         ReadError::Stopped => Status::unavailable(STOPPED),
         ReadError::TimedOut | _ => Status::unavailable(TIMED_OUT),
     }

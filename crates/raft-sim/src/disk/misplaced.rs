@@ -1,11 +1,11 @@
 //! Writes that the disk acknowledged and that are not where they belong: lost, or written over something else.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use raft_core::Rng;
 
-use super::{SECTOR, SimDisk, State, below, put};
+use super::{Image, Piece, SECTOR, SimDisk, State, below};
 
 /// Writes that are remembered.
 const REMEMBERED_MAX: usize = 64;
@@ -35,22 +35,16 @@ pub(super) struct Remembered {
 
 impl Remembered {
     /// This is about to take the place of what `image` holds there.
-    pub(super) fn write(
-        &mut self,
-        (inode, syncs): (u64, u64),
-        image: &[u8],
-        offset: usize,
-        after: &[u8],
-    ) {
+    pub(super) fn write(&mut self, (inode, syncs): (u64, u64), image: &Image, piece: &Piece) {
         if !self.on {
             return;
         }
         if self.writes.len() == REMEMBERED_MAX {
             self.writes.pop_front();
         }
-        let mut before = image.get(offset..).unwrap_or_default().to_vec();
-        before.resize(after.len(), 0);
-        self.writes.push_back(Durable { inode, offset, before, after: after.to_vec(), syncs });
+        let (offset, after) = (piece.offset, piece.bytes());
+        let before = image.bytes(offset..offset + after.len());
+        self.writes.push_back(Durable { inode, offset, before, after, syncs });
     }
 
     /// Whether this write still stands as it was made, and others were made and synced in its file later, so that whoever
@@ -60,8 +54,7 @@ impl Remembered {
         let later = || self.writes.iter().skip(nth + 1).filter(|it| it.inode == write.inode);
         let followed = later().any(|it| it.syncs > write.syncs);
         let stands = state.inodes.get(&write.inode).is_some_and(|inode| {
-            let there =
-                |image: &[u8]| image.get(write.offset..write.end()) == Some(&write.after[..]);
+            let there = |image: &Image| image.holds(write.offset, &write.after);
             there(&inode.durable) && there(&inode.cache)
         });
         let differs = write.before != write.after;
@@ -91,15 +84,12 @@ impl SimDisk {
     /// write of a file. What was done, in words; `None` when there is no such write.
     pub fn lose_write(&self, rng: &mut Rng, files: &[&str], elsewhere: bool) -> Option<String> {
         self.with(|state| {
-            let named = |path: &Path| {
-                let path = path.to_string_lossy();
-                files.iter().any(|end| path.ends_with(end))
-            };
-            let known: Vec<(PathBuf, u64)> = state
+            let named = |path: &str| files.iter().any(|end| path.ends_with(end));
+            let known: Vec<(Arc<str>, u64)> = state
                 .names
                 .iter()
                 .filter(|(path, _)| named(path))
-                .map(|(path, inode)| (path.to_path_buf(), *inode))
+                .map(|(path, inode)| (Arc::clone(path), inode))
                 .collect();
             let name = |inode: u64| known.iter().find(|(_, found)| *found == inode);
             let remembered = std::mem::take(&mut state.remembered.writes);
@@ -117,7 +107,7 @@ impl SimDisk {
                     "a write of {} bytes at {} of {} is lost",
                     write.after.len(),
                     write.offset,
-                    path.display()
+                    path
                 );
                 if elsewhere {
                     let (path, inode) = &known[below(rng, known.len())];
@@ -126,7 +116,7 @@ impl SimDisk {
                     let at = below(rng, room + 1) * SECTOR + write.offset % SECTOR;
                     if at + write.after.len() <= len {
                         state.replace(*inode, at, &write.after);
-                        what += &format!(", and stands at {at} of {}", path.display());
+                        what += &format!(", and stands at {at} of {}", path);
                     }
                 }
                 Some(what)
@@ -141,9 +131,7 @@ impl State {
     /// In the cache and on the medium.
     fn replace(&mut self, inode: u64, offset: usize, bytes: &[u8]) {
         if let Some(inode) = self.inodes.get_mut(&inode) {
-            for image in [&mut inode.cache, &mut inode.durable] {
-                put(image, offset, bytes);
-            }
+            inode.tamper(|image| image.put(offset, bytes));
         }
     }
 }

@@ -108,6 +108,10 @@ fn message() -> impl Strategy<Value = FormationMessage> {
             let lack = [Lack::NeverHad, Lack::Damaged, Lack::Compacted][usize::from(lack)];
             FormationMessage::RepairLack { id, digest, lack, led }
         }),
+        any::<bool>().prop_map(FormationMessage::Full),
+        (any::<u64>(), any::<u16>(), any::<u128>()).prop_map(|(at, level, state)| {
+            FormationMessage::State { at: Index(at), level, state: Digest(state) }
+        }),
     ]
 }
 

@@ -269,6 +269,8 @@ impl Formation {
             FormationMessage::RepairAsk { .. }
             | FormationMessage::RepairHave(_)
             | FormationMessage::RepairLack { .. } => {}
+            // It leads nobody, and has no state.
+            FormationMessage::Full(_) | FormationMessage::State { .. } => {}
         }
     }
 

@@ -153,6 +153,17 @@ pub enum FormationMessage {
         /// The sender has, or is, a leader: the cluster goes on.
         led: bool,
     },
+    /// The sender's disk has no space for more of the log, or has some again.
+    Full(bool),
+    /// What the sender's checkpoint at this position consists of.
+    State {
+        /// The checkpoint's position.
+        at: Index,
+        /// The feature level of the sender's program.
+        level: u16,
+        /// Stands for the names of the blobs, in order.
+        state: Digest,
+    },
 }
 
 /// Why a member does not hand out an entry that another one asks for.
@@ -264,6 +275,16 @@ impl FormationMessage {
                 });
                 out.put_u8(u8::from(*led));
             }
+            Self::Full(is_full) => {
+                out.put_u8(13);
+                out.put_u8(u8::from(*is_full));
+            }
+            Self::State { at, level, state } => {
+                out.put_u8(14);
+                out.put_u64_le(at.0);
+                out.put_u16_le(*level);
+                out.put_u128_le(state.0);
+            }
         }
         out.freeze()
     }
@@ -329,6 +350,12 @@ impl FormationMessage {
                     _ => return None,
                 },
                 led: get_bool(&mut input)?,
+            },
+            13 => Self::Full(get_bool(&mut input)?),
+            14 => Self::State {
+                at: Index(input.try_get_u64_le().ok()?),
+                level: input.try_get_u16_le().ok()?,
+                state: Digest(input.try_get_u128_le().ok()?),
             },
             _ => return None,
         };

@@ -235,9 +235,10 @@ impl<S: StateMachine> Node<S> {
             }
             self.read_index().await.map_err(|error| match error {
                 ReadError::Stopped => AdminError::Stopped,
-                ReadError::NoLeader | ReadError::TimedOut | ReadError::Overloaded => {
-                    AdminError::NoLeader
-                }
+                ReadError::NoLeader
+                | ReadError::TimedOut
+                | ReadError::Overloaded
+                | ReadError::NoSpace => AdminError::NoLeader,
             })?;
         }
         self.status().find(member).ok_or_else(|| {

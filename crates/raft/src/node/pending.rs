@@ -162,6 +162,7 @@ impl<S: StateMachine> Proposals<S> {
             }
             match refusal {
                 Refusal::Overloaded => self.answer(*request, ProposeError::Overloaded),
+                Refusal::NoSpace => self.answer(*request, ProposeError::NoSpace),
                 Refusal::NotLeader | Refusal::Transferring => {
                     let Some(mut proposal) = self.remove(*request) else { continue };
                     proposal.place = Place::Held;
@@ -169,6 +170,17 @@ impl<S: StateMachine> Proposals<S> {
                     self.held.push_front(*request);
                 }
             }
+        }
+    }
+
+    /// Refuses those that are held and for which `is_refused` holds.
+    pub fn refuse_held(&mut self, error: ProposeError, is_refused: impl Fn(&Bytes) -> bool) {
+        let refused = |request: &u64| {
+            self.waiting.get(request).is_some_and(|proposal| is_refused(&proposal.payload))
+        };
+        let requests: Vec<u64> = self.held.iter().copied().filter(refused).collect();
+        for request in &requests {
+            self.answer(*request, error.clone());
         }
     }
 
@@ -409,6 +421,22 @@ impl<S: StateMachine> Reads<S> {
         }
         self.rounds.retain(|_, round| !round.reads.is_empty());
         self.confirmed.retain(|_, reads| !reads.is_empty());
+    }
+
+    /// Ends those with an end up to `end` that are confirmed and wait until enough is applied.
+    pub fn give_up_waiting(&mut self, end: Time, error: &ReadError) {
+        for reads in self.confirmed.values_mut() {
+            for (_, read) in reads.extract_if(.., |(its, _)| *its <= end) {
+                read.fail(error.clone());
+            }
+        }
+        self.confirmed.retain(|_, reads| !reads.is_empty());
+    }
+
+    /// The earliest end of those that are confirmed.
+    #[must_use]
+    pub fn first_confirmed_end(&self) -> Option<Time> {
+        self.confirmed.values().filter_map(|reads| reads.first()).map(|(end, _)| *end).min()
     }
 
     /// When [`expire`](Self::expire) has something to do at the latest.

@@ -169,14 +169,9 @@ impl Gate {
     }
 
     fn decide(&mut self) {
-        let quorum = |voters: &BTreeSet<NodeId>| {
-            voters.is_empty() || voters.intersection(&self.confirmed).count() > voters.len() / 2
-        };
         let leaders_have_answered =
             self.leaders.values().all(|leader| self.confirmed.contains(leader));
-        if leaders_have_answered
-            && quorum(self.membership.voters())
-            && quorum(self.membership.outgoing())
+        if leaders_have_answered && self.membership.is_quorum(|node| self.confirmed.contains(&node))
         {
             self.verdict = Verdict::Confirmed;
         }

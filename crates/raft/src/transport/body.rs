@@ -112,6 +112,7 @@ pub(super) fn put_message(out: &mut BytesMut, message: &PeerMessage) {
                 Refusal::NotLeader => 0,
                 Refusal::Overloaded => 1,
                 Refusal::Transferring => 2,
+                Refusal::NoSpace => 3,
             });
             out.count(requests.len());
             for request in requests {
@@ -328,6 +329,7 @@ fn get_node_message(input: &mut Reader, kind: u16) -> Decoded<PeerMessage> {
                 0 => Refusal::NotLeader,
                 1 => Refusal::Overloaded,
                 2 => Refusal::Transferring,
+                3 => Refusal::NoSpace,
                 other => return Err(bad_value(input, "refusal", other)),
             };
             let requests = input.list("requests", 8, |input| input.u64("request"))?;

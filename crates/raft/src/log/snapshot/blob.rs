@@ -89,6 +89,20 @@ pub(super) fn create<D: Disk>(disk: &D, path: &Path, id: BlobId) -> std::io::Res
     Ok(file)
 }
 
+/// Opens the file of which the beginning `content` is there, and writes that once more, to be synced: what can be read
+/// may be on no disk, after a sync that failed.
+pub(super) fn reopen<D: Disk>(
+    disk: &D,
+    path: &Path,
+    id: BlobId,
+    content: &[u8],
+) -> std::io::Result<D::File> {
+    let file = disk.open(path, OpenMode::ReadWrite)?;
+    file.write_at(0, &header(id))?;
+    write(&file, id, 0, content)?;
+    Ok(file)
+}
+
 /// Writes content at `offset`, a multiple of the block size.
 pub(super) fn write<F: DiskFile>(
     file: &F,

@@ -1,6 +1,6 @@
 //! The folder `snapshot`: blobs, manifests, and what may be forgotten.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
@@ -154,6 +154,12 @@ pub struct SnapshotStore<D: Disk> {
     manifests: Vec<(SnapshotMeta, Vec<BlobId>)>,
     /// Blobs of which every byte was checked or written by this process.
     checked: BTreeSet<BlobId>,
+    /// How many manifests name each blob.
+    named: BTreeMap<BlobId, u64>,
+    /// Blobs of which this process began a file, and that no manifest names, or none any more.
+    loose: BTreeSet<BlobId>,
+    /// No other files need to go. Not so before the folder was looked through, nor after something failed.
+    tidy: bool,
 }
 
 fn refused(path: &Path, error: &dyn Display) -> SnapshotError {
@@ -171,7 +177,13 @@ impl<D: Disk> SnapshotStore<D> {
         disk.create_dir(&dir).map_err(|error| refused(&dir, &error))?;
         // What was only renamed by the last process must not be lost after it was counted on.
         disk.sync_dir(&dir).map_err(|error| refused(&dir, &error))?;
-        Ok(Self { disk, dir, manifests: manifests.intact, checked: BTreeSet::new() })
+        let manifests = manifests.intact;
+        let mut named = BTreeMap::new();
+        for id in manifests.iter().flat_map(|(_, blobs)| blobs) {
+            *named.entry(*id).or_default() += 1;
+        }
+        let (checked, loose) = (BTreeSet::new(), BTreeSet::new());
+        Ok(Self { disk, dir, manifests, checked, named, loose, tidy: false })
     }
 
     /// The newest snapshot whose manifest is intact and whose blobs are all here.
@@ -265,6 +277,9 @@ impl<D: Disk> SnapshotStore<D> {
         if self.has_intact(id)? {
             return Ok(());
         }
+        // One that a manifest names and that is not here was set aside.
+        self.tidy &= !self.named.contains_key(&id);
+        self.loose.insert(id);
         let partial = self.dir.join(blob::partial_name(id));
         let name = blob::name(id);
         if self.guard(&name, self.disk.exists(&partial))? {
@@ -287,23 +302,24 @@ impl<D: Disk> SnapshotStore<D> {
 
     /// The beginning of a blob that arrived earlier, checked, written again and synced: it may have been
     /// only in the page cache of the process before.
-    pub(super) fn resume(&self, id: BlobId) -> Result<(D::File, u64), SnapshotError> {
+    pub(super) fn resume(&mut self, id: BlobId) -> Result<(D::File, u64), SnapshotError> {
+        self.tidy &= !self.named.contains_key(&id);
+        self.loose.insert(id);
         let name = blob::partial_name(id);
         let path = self.dir.join(&name);
         let content = self.guard(&name, blob::read_prefix(&self.disk, &path, id))?;
         if self.guard(&name, self.disk.exists(&path))? && content.is_empty() {
             self.guard(&name, self.disk.remove(&path))?;
         }
-        let file = if content.is_empty() {
-            self.guard(&name, blob::create(&self.disk, &path, id))?
-        } else {
-            self.guard(&name, self.disk.open(&path, OpenMode::ReadWrite))?
-        };
         let block = to_u64(blob::BLOCK_BYTES);
         let whole = to_u64(content.len()) / block * block;
         let whole = if to_u64(content.len()) == id.len { id.len } else { whole };
         let kept = &content[..crate::log::record::to_usize(whole)];
-        self.guard(&name, blob::write(&file, id, 0, kept))?;
+        let file = if content.is_empty() {
+            self.guard(&name, blob::create(&self.disk, &path, id))?
+        } else {
+            self.guard(&name, blob::reopen(&self.disk, &path, id, kept))?
+        };
         self.guard(&name, file.sync())?;
         self.guard(&name, self.disk.sync_dir(&self.dir))?;
         Ok((file, whole))
@@ -330,6 +346,7 @@ impl<D: Disk> SnapshotStore<D> {
         meta: SnapshotMeta,
         blobs: Vec<BlobId>,
     ) -> Result<(), SnapshotError> {
+        let tidy = std::mem::replace(&mut self.tidy, false);
         let name = manifest_name(meta.last_included);
         let new = self.dir.join(format!("{name}.new"));
         if self.guard(&name, self.disk.exists(&new))? {
@@ -342,14 +359,36 @@ impl<D: Disk> SnapshotStore<D> {
         self.guard(&name, self.disk.sync_dir(&self.dir))?;
         self.guard(&name, self.disk.rename(&new, &self.dir.join(&name)))?;
         self.guard(&name, self.disk.sync_dir(&self.dir))?;
-        self.manifests.retain(|(known, _)| known.last_included != meta.last_included);
+        self.tidy = tidy;
+        for id in &blobs {
+            *self.named.entry(*id).or_default() += 1;
+            self.loose.remove(id);
+        }
+        let known = |(known, _): &mut (SnapshotMeta, _)| known.last_included == meta.last_included;
+        for (_, blobs) in self.manifests.extract_if(.., known).collect::<Vec<_>>() {
+            self.forget(&blobs);
+        }
         self.manifests.push((meta, blobs));
         self.manifests.sort_by_key(|(meta, _)| (meta.last_included.index, meta.last_included.term));
         Ok(())
     }
 
+    /// A manifest is gone that named these blobs.
+    fn forget(&mut self, blobs: &[BlobId]) {
+        for id in blobs {
+            if let Some(count) = self.named.get_mut(id) {
+                *count -= 1;
+                if *count == 0 {
+                    self.named.remove(id);
+                    self.loose.insert(*id);
+                }
+            }
+        }
+    }
+
     /// Forgets what nothing needs: manifests older than `base`, where the log begins, except the newest two;
-    /// blobs that neither a manifest nor `arriving` names; and whatever was begun and given up.
+    /// blobs that neither a manifest nor `arriving` names; and whatever was begun and given up. The work is bounded by
+    /// what goes, but for the first time, and the first one after something failed.
     ///
     /// # Errors
     /// When the disk refuses.
@@ -358,26 +397,53 @@ impl<D: Disk> SnapshotStore<D> {
         let old = self.manifests.iter().take(surplus);
         let old = old.take_while(|(meta, _)| meta.last_included.index < base.index).count();
         let forgotten: Vec<_> = self.manifests.drain(..old).collect();
-        for (meta, _) in &forgotten {
+        let tidy = std::mem::replace(&mut self.tidy, false);
+        for (meta, blobs) in &forgotten {
+            self.forget(blobs);
             let name = manifest_name(meta.last_included);
             self.guard(&name, self.disk.remove(&self.dir.join(&name)))?;
         }
         // The manifest goes durably before what it names.
         self.guard("", self.disk.sync_dir(&self.dir))?;
-        let needed: BTreeSet<BlobId> =
-            self.manifests.iter().flat_map(|(_, blobs)| blobs).chain(arriving).copied().collect();
-        let begun: BTreeSet<String> = arriving.iter().map(|id| blob::partial_name(*id)).collect();
-        self.checked.retain(|id| needed.contains(id));
-        let names = self.guard("", self.disk.list(&self.dir))?;
+        let arriving: BTreeSet<BlobId> = arriving.iter().copied().collect();
+        // Also what an earlier process had of them.
+        self.loose.extend(arriving.iter().filter(|id| !self.named.contains_key(id)));
+        let names = if tidy { self.loose_files(&arriving)? } else { self.litter(&arriving)? };
         for name in names {
-            let forgotten = blob::parse_name(&name).is_some_and(|id| !needed.contains(&id));
-            let given_up = blob::is_scrap(&name) && !begun.contains(&name)
-                || name.starts_with("manifest-") && name.ends_with(".new");
-            if forgotten || given_up {
-                self.guard(&name, self.disk.remove(&self.dir.join(&name)))?;
+            self.guard(&name, self.disk.remove(&self.dir.join(&name)))?;
+        }
+        for id in self.loose.extract_if(.., |id| !arriving.contains(id)) {
+            self.checked.remove(&id);
+        }
+        self.tidy = true;
+        self.guard("", self.disk.sync_dir(&self.dir))
+    }
+
+    /// The files of what is loose.
+    fn loose_files(&self, arriving: &BTreeSet<BlobId>) -> Result<Vec<String>, SnapshotError> {
+        let mut names = Vec::new();
+        for id in self.loose.difference(arriving) {
+            for name in [blob::name(*id), blob::damaged_name(*id), blob::partial_name(*id)] {
+                if self.guard(&name, self.disk.exists(&self.dir.join(&name)))? {
+                    names.push(name);
+                }
             }
         }
-        self.guard("", self.disk.sync_dir(&self.dir))
+        Ok(names)
+    }
+
+    /// Every file in the folder that nothing needs.
+    fn litter(&self, arriving: &BTreeSet<BlobId>) -> Result<Vec<String>, SnapshotError> {
+        let begun: BTreeSet<String> = arriving.iter().map(|id| blob::partial_name(*id)).collect();
+        let mut names = self.guard("", self.disk.list(&self.dir))?;
+        names.retain(|name| {
+            let needed = |id: &BlobId| self.named.contains_key(id) || arriving.contains(id);
+            let forgotten = blob::parse_name(name).is_some_and(|id| !needed(&id));
+            let given_up = blob::is_scrap(name) && !begun.contains(name)
+                || name.starts_with("manifest-") && name.ends_with(".new");
+            forgotten || given_up
+        });
+        Ok(names)
     }
 }
 
@@ -389,6 +455,12 @@ pub struct SnapshotWriter<'a, D: Disk> {
 }
 
 impl<D: Disk> SnapshotWriter<'_, D> {
+    /// Stands for everything that was written, equal on all members that write the same.
+    #[must_use]
+    pub fn state(&self) -> Digest {
+        BlobId::digest_of(&self.blobs)
+    }
+
     /// Makes the snapshot durable; it is the newest on return.
     ///
     /// # Errors

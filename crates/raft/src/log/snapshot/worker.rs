@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use raft_core::{
-    BLOB_BYTES_MAX, BlobId, EntryId, NodeId, SendSnapshot, Snapshot, SnapshotError, SnapshotMeta,
-    SnapshotSource, Term,
+    BLOB_BYTES_MAX, BlobId, Digest, EntryId, NodeId, SendSnapshot, Snapshot, SnapshotError,
+    SnapshotMeta, SnapshotSource, Term,
 };
 
 use super::SnapshotStore;
@@ -44,8 +44,8 @@ pub enum SnapshotRequest<S> {
 pub enum SnapshotEffect {
     /// Send this on the bulk stream.
     Send(NodeId, SnapshotMessage),
-    /// The own snapshot is durable: `Raft::snapshot_taken`.
-    Written(SnapshotMeta),
+    /// The own snapshot is durable: `Raft::snapshot_taken`. With it what it consists of ([`BlobId::digest_of`]).
+    Written(SnapshotMeta, Digest),
     /// The own snapshot could not be written; the older one stays.
     WriteFailed(SnapshotMeta, SnapshotError),
     /// A peer's snapshot is complete and durable here: step `InstallSnapshot { term, snapshot }`.
@@ -165,9 +165,12 @@ impl<D: Disk> SnapshotWorker<D> {
 
     fn write<S: Snapshot>(&mut self, meta: SnapshotMeta, picture: S) -> SnapshotEffect {
         let mut writer = self.store.begin(meta.clone());
-        let outcome = picture.write(&mut writer).and_then(|()| writer.commit());
+        let outcome = picture.write(&mut writer).and_then(|()| {
+            let state = writer.state();
+            writer.commit().map(|meta| (meta, state))
+        });
         match outcome {
-            Ok(meta) => SnapshotEffect::Written(meta),
+            Ok((meta, state)) => SnapshotEffect::Written(meta, state),
             Err(error) => SnapshotEffect::WriteFailed(meta, error),
         }
     }

@@ -82,6 +82,7 @@ impl<S: StateMachine> Driver<S> {
         forward: Forward,
         network: &mut impl Network,
     ) {
+        let without_space = self.leads_without_space(now);
         let Some(raft) = &mut self.raft else { return };
         let term = raft.current_term();
         // Sent to an earlier life of this node, which may have appended them. Nor is there a leader of a term that
@@ -106,32 +107,46 @@ impl<S: StateMachine> Driver<S> {
                 payloads.push(payload);
             }
         }
-        if requests.is_empty() {
-            return;
+        // What needs no space is taken although what came with it does.
+        let mut parts = vec![(requests, payloads, None)];
+        if without_space && forward.term == term {
+            let (requests, payloads, _) = parts.remove(0);
+            let pairs = requests.into_iter().zip(payloads);
+            let (large, small): (Vec<_>, Vec<_>) =
+                pairs.partition(|(_, payload)| Self::needs_space(payload));
+            for (part, refusal) in [(small, None), (large, Some(Refusal::NoSpace))] {
+                let (requests, payloads) = part.into_iter().unzip();
+                parts.push((requests, payloads, refusal));
+            }
         }
-        let outcome = if forward.term != term {
-            Err(Refusal::NotLeader)
-        } else if self.log_full && payloads.iter().any(Self::needs_space) {
-            Err(Refusal::Overloaded)
-        } else if self.stopping.is_some() {
-            Err(Refusal::Transferring)
-        } else {
-            raft.propose(now, payloads).map(|_| ()).map_err(|error| match error {
-                raft_core::ProposeError::NotLeader { .. } => Refusal::NotLeader,
-                raft_core::ProposeError::Overloaded => Refusal::Overloaded,
-                raft_core::ProposeError::Transferring => Refusal::Transferring,
-            })
-        };
-        if forward.term == term {
-            // Of an earlier term nothing can be appended any more: there a refusal needs no memory.
-            self.forwards.decided(term, from, &requests, attempt, outcome.is_ok());
-        }
-        if outcome.is_ok() {
-            raft.hasten_commit(from);
-        }
-        if let Err(refusal) = outcome {
-            let refused = ForwardRefused { term: forward.term, attempt, requests, refusal };
-            network.send(from, Stream::Control, PeerMessage::ForwardRefused(refused));
+        for (requests, payloads, refusal) in parts {
+            if requests.is_empty() {
+                continue;
+            }
+            let outcome = if forward.term != term {
+                Err(Refusal::NotLeader)
+            } else if let Some(refusal) = refusal {
+                Err(refusal)
+            } else if self.stopping.is_some() {
+                Err(Refusal::Transferring)
+            } else {
+                raft.propose(now, payloads).map(|_| ()).map_err(|error| match error {
+                    raft_core::ProposeError::NotLeader { .. } => Refusal::NotLeader,
+                    raft_core::ProposeError::Overloaded => Refusal::Overloaded,
+                    raft_core::ProposeError::Transferring => Refusal::Transferring,
+                })
+            };
+            if forward.term == term {
+                // Of an earlier term nothing can be appended any more: there a refusal needs no memory.
+                self.forwards.decided(term, from, &requests, attempt, outcome.is_ok());
+            }
+            match outcome {
+                Ok(()) => raft.hasten_commit(from),
+                Err(refusal) => {
+                    let refused = ForwardRefused { term: forward.term, attempt, requests, refusal };
+                    network.send(from, Stream::Control, PeerMessage::ForwardRefused(refused));
+                }
+            }
         }
     }
 
@@ -142,7 +157,7 @@ impl<S: StateMachine> Driver<S> {
         match refusal {
             Refusal::NotLeader => self.not_leader = Some((*term, from)),
             Refusal::Transferring => self.wait_before_forwarding(now),
-            Refusal::Overloaded => {}
+            Refusal::Overloaded | Refusal::NoSpace => {}
         }
     }
 

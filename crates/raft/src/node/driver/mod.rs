@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::{
-    EntryId, Envelope, Index, NodeId, Raft, Rng, SnapshotMeta, StateMachine, Term, Time,
+    EntryId, Envelope, Index, Membership, NodeId, Raft, Rng, SnapshotMeta, StateMachine, Term, Time,
 };
-use tracing::{debug, error, info, trace, warn};
+use tracing::{debug, error, trace};
 
 use crate::apply::ApplyRequest;
 use crate::error::{DataError, NodeError};
@@ -34,6 +34,7 @@ use crate::node::status::{Phase, Status};
 use crate::transport::{PeerAddress, Refused, RefusedReason};
 
 mod admission;
+mod agreement;
 mod forwards;
 mod lifecycle;
 mod mend;
@@ -42,7 +43,9 @@ mod ports;
 mod ready;
 mod repair;
 mod requests;
+mod silence;
 mod snapshots;
+mod space;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -124,8 +127,10 @@ pub struct Driver<S: StateMachine> {
     sending: BTreeMap<NodeId, Time>,
     /// Compactions on their way to the disk, by the number of the write.
     compactions: VecDeque<(u64, EntryId)>,
-    /// The disk has no space for further segments.
-    log_full: bool,
+    /// Disks without space for further segments.
+    space: space::Space,
+    agreement: agreement::Agreement,
+    silence: silence::Silence,
     proposals: Proposals<S>,
     reads: Reads<S>,
     admins: Admins,
@@ -146,6 +151,8 @@ pub struct Driver<S: StateMachine> {
     stand_ins: BTreeMap<NodeId, admission::StandIn>,
     /// The own attributes are not as committed; announced last at this time.
     announced: Option<Time>,
+    /// The committed configuration that was found to hold the own attributes as they are.
+    attributes_in: Option<Arc<Membership>>,
     stopping: Option<Stopping>,
     ended: bool,
     out: Outputs<S>,
@@ -218,7 +225,9 @@ impl<S: StateMachine> Driver<S> {
             bulk_waiting: BTreeMap::new(),
             sending: BTreeMap::new(),
             compactions: VecDeque::new(),
-            log_full: false,
+            space: space::Space::default(),
+            agreement: agreement::Agreement::default(),
+            silence: silence::Silence::default(),
             proposals: Proposals::default(),
             reads: Reads::new(first_request(start.epoch)),
             admins: Admins::default(),
@@ -230,6 +239,7 @@ impl<S: StateMachine> Driver<S> {
             removed_told: BTreeMap::new(),
             stand_ins: BTreeMap::new(),
             announced: None,
+            attributes_in: None,
             stopping: None,
             ended: false,
             out: Outputs::default(),
@@ -280,6 +290,8 @@ impl<S: StateMachine> Driver<S> {
         self.progress_repair(now, network);
         self.progress_mending(now, network);
         self.confirm_standing(now, network);
+        self.ask_in_silence(now, network);
+        self.tell_space(now, network);
         self.dispatch(now, network);
         self.work_off_ready(now, network);
         self.answer_reads();
@@ -339,6 +351,7 @@ impl<S: StateMachine> Driver<S> {
         }
         self.proposals.expire(now);
         self.reads.expire(now);
+        self.give_up_reads_behind(now);
         self.reads.give_up(self.round_limit(now));
         self.admins.expire(now);
         self.break_stalled_transfers(now);
@@ -473,33 +486,11 @@ impl<S: StateMachine> Driver<S> {
             LogCompletion::Reopened(state) => self.on_reopened(now, state),
             LogCompletion::Mended(path, offset, mend) => self.on_mended(now, &path, offset, mend),
             LogCompletion::Unrepairable(error) => self.on_unrepairable(error),
-            LogCompletion::Full(full) => {
-                if full {
-                    warn!(
-                        "the disk is full: what makes the state larger is refused until there is space"
-                    );
-                    self.leave_to_one_with_space(now);
-                } else {
-                    info!("the disk has space again");
-                }
-                self.log_full = full;
-            }
+            LogCompletion::Full(is_full) => self.on_full(now, is_full),
             LogCompletion::Latched(latch) => {
                 error!("{latch}: this node stops");
                 // A short while to hand leadership over; nothing of its own is acknowledged any more.
                 self.begin_stopping(now, self.settings.election_timeout_min, Err(latch.into()));
-            }
-        }
-    }
-
-    /// A leader without space refuses everybody's writes: another voter may have some. Tried once each time the disk has
-    /// become full, so that leadership does not go round when it is full everywhere.
-    fn leave_to_one_with_space(&mut self, now: Time) {
-        let Some(raft) = &mut self.raft else { return };
-        if raft.leader() == Some(self.node) {
-            match raft.transfer_leadership(now, None) {
-                Ok(target) => info!(%target, "hands leadership over: its own disk is full"),
-                Err(error) => debug!(%error, "nobody to hand leadership to"),
             }
         }
     }
@@ -537,6 +528,9 @@ impl<S: StateMachine> Driver<S> {
             self.formation.as_ref().and_then(Formation::deadline),
             self.repair.as_ref().map(repair::Repair::deadline),
             self.mending.deadline(),
+            self.space.deadline(),
+            self.reads_behind_deadline(),
+            self.silence_deadline(),
             self.gate.as_ref().and_then(Gate::deadline),
             self.proposals.deadline(),
             self.reads.deadline(),

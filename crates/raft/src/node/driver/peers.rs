@@ -73,6 +73,7 @@ impl<S: StateMachine> Driver<S> {
         if let Some(raft) = &mut self.raft {
             raft.step(now, Envelope { from, to: self.node, message });
         }
+        self.heard_of(now, from);
     }
 
     fn on_formation(
@@ -155,6 +156,10 @@ impl<S: StateMachine> Driver<S> {
             | FormationMessage::Refused { .. }
             | FormationMessage::RepairAsk { .. }
             | FormationMessage::RepairLack { .. } => {}
+            FormationMessage::State { at, level, state } => {
+                self.on_peer_state(from, at, level, state);
+            }
+            FormationMessage::Full(is_full) => self.on_peer_full(now, from, is_full),
             answer @ FormationMessage::RepairHave(_) => self.on_repair_answer(from, answer),
         }
     }

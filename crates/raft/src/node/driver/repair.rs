@@ -246,7 +246,9 @@ impl<S: StateMachine> Driver<S> {
             | FormationMessage::Refused { .. }
             | FormationMessage::StandingAsk { .. }
             | FormationMessage::StandingReply { .. }
-            | FormationMessage::RepairAsk { .. } => {}
+            | FormationMessage::RepairAsk { .. }
+            | FormationMessage::Full(_)
+            | FormationMessage::State { .. } => {}
         }
     }
 

@@ -1,14 +1,13 @@
 //! What clients of this node want, and how it leaves for the leader.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use raft_core::{Command as _, Index, Member, MembershipStep, StateMachine, Time};
+use raft_core::{Index, Member, MembershipStep, StateMachine, Time};
 use tracing::{debug, info};
 
 use super::Driver;
 use crate::apply::ApplyRequest;
-use crate::entry_header::EntryHeader;
 use crate::error::{AdminError, ProposeError, ReadError};
 use crate::io::{Network, Stream};
 use crate::message::{Admin, Forward, ForwardAdmin, PeerMessage, Refusal};
@@ -37,7 +36,7 @@ impl<S: StateMachine> Driver<S> {
                 drop(waiter.send(Err(ProposeError::Overloaded)));
             }
             Request::Propose { payload, waiter, .. }
-                if self.log_full && Self::needs_space(&payload) =>
+                if self.leads_without_space(now) && Self::needs_space(&payload) =>
             {
                 drop(waiter.send(Err(ProposeError::NoSpace)));
             }
@@ -78,15 +77,6 @@ impl<S: StateMachine> Driver<S> {
         }
     }
 
-    /// Whether a proposal is refused while the log's next segment has no space: those that make the state no larger may
-    /// use what the last segment has left.
-    pub(super) fn needs_space(payload: &Bytes) -> bool {
-        EntryHeader::decode(payload)
-            .ok()
-            .and_then(|(_, command)| S::Command::decode(command).ok())
-            .is_none_or(|command| command.needs_space())
-    }
-
     fn backlog_is_full(&self) -> bool {
         let committed = self.raft.as_ref().map_or(Index::ZERO, raft_core::Raft::commit_index);
         // What a restart applies again was acknowledged before it: refusing writes would not make it less.
@@ -103,6 +93,9 @@ impl<S: StateMachine> Driver<S> {
 
     /// Everything that waited leaves as one batch: into the own log, or to the leader.
     pub(super) fn dispatch(&mut self, now: Time, network: &mut impl Network) {
+        if self.proposals.any_held() && self.leads_without_space(now) {
+            self.proposals.refuse_held(ProposeError::NoSpace, Self::needs_space);
+        }
         let Some(raft) = &mut self.raft else { return };
         let Some(leader) = raft.leader() else { return };
         let term = raft.current_term();
@@ -194,11 +187,19 @@ impl<S: StateMachine> Driver<S> {
         if self.stopping.is_some() || raft.leader().is_none() {
             return;
         }
-        let Some(member) = raft.committed_membership().member(self.node) else { return };
+        let committed = raft.committed_membership();
+        if self.attributes_in.as_ref().is_some_and(|known| Arc::ptr_eq(known, committed)) {
+            return;
+        }
+        let Some(member) = committed.member(self.node) else { return };
         let Some(known) = MemberInfo::decode(&member.info) else { return };
         let known = MemberInfo { feature_level: known.feature_level.max(1), ..known };
         let info = self.attributes_beside(&known);
-        if info == known || self.announced.is_some_and(|at| now.since(at) < ANNOUNCE_INTERVAL) {
+        if info == known {
+            self.attributes_in = Some(Arc::clone(committed));
+            return;
+        }
+        if self.announced.is_some_and(|at| now.since(at) < ANNOUNCE_INTERVAL) {
             return;
         }
         info!(

@@ -192,14 +192,14 @@ impl<S: StateMachine> Driver<S> {
                     self.on_mended(now, &path, offset, mend)
                 }
                 SnapshotEffect::Sent(..)
-                | SnapshotEffect::Written(_)
+                | SnapshotEffect::Written(..)
                 | SnapshotEffect::WriteFailed(..) => {}
             }
             return;
         };
         match effect {
             SnapshotEffect::Send(to, message) => self.send_bulk(now, to, message, network),
-            SnapshotEffect::Written(meta) => {
+            SnapshotEffect::Written(meta, state) => {
                 let at = meta.last_included;
                 info!(%at, "checkpoint written");
                 self.checkpoints.busy = false;
@@ -208,6 +208,7 @@ impl<S: StateMachine> Driver<S> {
                     let compact_to = self.checkpoints.compact_to(at.index);
                     raft.snapshot_taken(now, meta, compact_to);
                 }
+                self.on_own_state(at.index, state, network);
             }
             SnapshotEffect::WriteFailed(meta, error) => {
                 warn!(at = %meta.last_included, %error, "no checkpoint; the older one stays");

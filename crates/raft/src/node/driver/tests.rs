@@ -24,6 +24,7 @@ use crate::node::request::{Request, first_request};
 use crate::node::status::RoleName;
 use crate::transport::PeerAddress;
 
+mod agreement;
 mod changes;
 mod full_disk;
 mod levels;
@@ -108,6 +109,8 @@ struct Stored {
     peer_epochs: BTreeMap<NodeId, u64>,
     /// Entries whose payload is damaged.
     damaged: BTreeSet<Index>,
+    /// Not 0: the state in memory is not what the log says.
+    state_is_off: u128,
 }
 
 impl Stored {
@@ -128,6 +131,7 @@ impl Stored {
             snapshot: None,
             peer_epochs: BTreeMap::new(),
             damaged: BTreeSet::new(),
+            state_is_off: 0,
         }
     }
 
@@ -675,8 +679,9 @@ fn snapshot_job(stored: &mut Stored, job: SnapshotJob<Picture>) -> Option<Input<
         SnapshotJob::Work(SnapshotRequest::Write(meta, picture)) => {
             let mut written = MemorySnapshot::default();
             raft_core::Snapshot::write(picture, &mut written).unwrap();
+            let state = BlobId::digest_of(written.blobs());
             stored.snapshot = Some((meta.clone(), written));
-            SnapshotEffect::Written(meta)
+            SnapshotEffect::Written(meta, Digest(state.0 ^ stored.state_is_off))
         }
         SnapshotJob::Work(SnapshotRequest::Send(send)) => {
             let (snapshot, _) = stored.snapshot.clone()?;

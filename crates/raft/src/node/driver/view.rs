@@ -127,7 +127,7 @@ impl<S: StateMachine> Driver<S> {
                     first_index: raft.log_start().index.next(),
                     snapshot: raft.snapshot().last_included,
                     feature_level: self.view.feature_level,
-                    disk_full: self.log_full,
+                    disk_full: self.space.is_full,
                     membership: Arc::clone(membership),
                     members,
                 }

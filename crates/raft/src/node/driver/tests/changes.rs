@@ -48,6 +48,27 @@ fn a_removal_that_is_not_committed_turns_nobody_away() {
     });
 }
 
+/// Seed 853: it votes no longer, so it never campaigns, and the leader has forgotten it.
+#[test]
+fn a_learner_that_missed_its_removal_asks_and_ends() {
+    let mut world = World::cluster(3);
+    let leader = world.until_leader();
+    let victim = world.follower();
+    let node = world.status(victim).node;
+    let demote = Admin::Membership(vec![raft_core::MembershipStep::Demote(node)]);
+    let answer = world.admin(leader, demote);
+    assert!(world.answer(answer).is_ok());
+    world.until("it knows", |world| !world.status(victim).membership.is_voter(node));
+    world.cut.insert(address(victim));
+    let remove = Admin::Membership(vec![raft_core::MembershipStep::Remove(node)]);
+    let answer = world.admin(leader, remove);
+    assert!(world.answer(answer).is_ok());
+    world.run(Duration::from_secs(1));
+    world.cut.remove(&address(victim));
+    world.until("it ends", |world| ended(world, victim));
+    assert!(matches!(world.up(victim).end, Some(Err(NodeError::Removed))));
+}
+
 /// Found by killing processes: it was added, died before it heard so, and was removed meanwhile.
 #[test]
 fn a_member_that_was_removed_before_it_knew_that_it_was_one_ends() {

@@ -85,10 +85,10 @@ fn what_was_refused_is_not_appended_when_a_copy_of_it_arrives_later() {
     let mut world = World::cluster(3);
     let follower = world.follower();
     let leader = world.leader().unwrap();
-    world.up(leader).driver.log_full = true;
+    world.up(leader).driver.space.is_full = true;
     let (answer, copy) = forward_and_answer(&mut world, follower);
-    assert_eq!(world.answer(answer), Err(ProposeError::Overloaded));
-    world.up(leader).driver.log_full = false;
+    assert_eq!(world.answer(answer), Err(ProposeError::NoSpace));
+    world.up(leader).driver.space.is_full = false;
     world.wire.push_front(copy);
     world.run(Duration::from_secs(1));
     assert_eq!(world.sum(leader), 0);
