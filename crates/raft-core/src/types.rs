@@ -13,6 +13,14 @@ use crate::mutant;
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MemberId(pub u64);
 
+impl MemberId {
+    /// A new member's number from random bits; see [`ClusterId::drawn`].
+    #[must_use]
+    pub const fn drawn(random: u64) -> Self {
+        Self(random | DIGIT)
+    }
+}
+
 /// A data directory's random number, minted when the directory is created.
 ///
 /// A wiped member that comes back under its old [`MemberId`] has a new incarnation, so that it is
@@ -83,6 +91,19 @@ impl fmt::Debug for NodeId {
 /// A random number minted when a cluster forms; members of different clusters never talk.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterId(pub u64);
+
+/// Sees to it that the first of sixteen hexadecimal digits is not zero.
+const DIGIT: u64 = 1 << 60;
+
+impl ClusterId {
+    /// A new cluster's number from random bits. All sixteen hexadecimal digits of it are there, because programs that
+    /// show such numbers disagree on whether a shorter one is padded (`etcdctl member remove` does, with a space), and
+    /// scripts that read what these show do not know.
+    #[must_use]
+    pub const fn drawn(random: u64) -> Self {
+        Self(random | DIGIT)
+    }
+}
 
 impl fmt::Display for ClusterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -365,4 +386,19 @@ pub struct Recovered {
     pub log_start_digest: Digest,
     /// Every entry after `log_start`, contiguous, all durable.
     pub entries: Vec<Entry>,
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::format;
+
+    use super::*;
+
+    #[test]
+    fn drawn_numbers_show_all_their_digits() {
+        for random in [0, 1, u64::MAX >> 8, u64::MAX] {
+            let (member, cluster) = (MemberId::drawn(random), ClusterId::drawn(random));
+            assert_eq!(format!("{member}{cluster}").len(), 32, "{random:x}");
+        }
+    }
 }

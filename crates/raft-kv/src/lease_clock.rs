@@ -4,10 +4,10 @@
 //! ([`LeaseChange`]). It notes when it heard of each grant and renewal. On the leader it says which leases are over; the
 //! leader then proposes that they end ([`Command::lease_expire`](crate::Command::lease_expire)).
 //!
-//! A renewal is heard of here only after it was committed. A lease is over when its seconds and one longest election
-//! timeout have passed since then, so an acknowledgement that left within an election timeout of the request never
-//! promised more than is kept. A new leader heard of earlier renewals at times of which it cannot be sure: it gives
-//! every lease its full time once more, from its first own commit on (decision 16).
+//! A renewal is heard of here only after it was committed. A lease is over when its seconds and the [`LeaseSlack`]
+//! have passed since then, so an acknowledgement that left within the slack of the request never promised more than is
+//! kept; a later one promises less ([`LeaseSlack::promise`]). A new leader heard of earlier renewals at times of which it
+//! cannot be sure: it gives every lease its full time once more, from its first own commit on (decision 16).
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -21,11 +21,40 @@ use crate::store::lease::{LeaseChange, LeaseRecord};
 /// The most leases that end with one command.
 const EXPIRE_MAX: usize = 512;
 
+/// What a lease lives beyond its seconds: one longest election timeout, and [`MAX`](Self::MAX) at most.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LeaseSlack(Duration);
+
+impl LeaseSlack {
+    /// How late etcd's leader may be, which looks for leases that are over twice a second: whoever counts on a lease's
+    /// end need not wait longer here.
+    pub const MAX: Duration = Duration::from_millis(500);
+
+    /// That of a cluster with this longest election timeout.
+    #[must_use]
+    pub fn of(election_timeout_max: Duration) -> Self {
+        Self(election_timeout_max.min(Self::MAX))
+    }
+
+    /// The seconds that may be promised to a client `elapsed` after it asked that a lease of `ttl` seconds be granted
+    /// or renewed, which was done meanwhile: what it took beyond the slack is taken off. 0 seconds, of a lease that does
+    /// not exist, stay as they are. `None`: nothing is left to promise, so that it must be renewed again.
+    #[must_use]
+    pub fn promise(self, ttl: i64, elapsed: Duration) -> Option<i64> {
+        let late = elapsed.saturating_sub(self.0).as_millis().div_ceil(1000);
+        let late = i64::try_from(late).unwrap_or(i64::MAX);
+        if late == 0 || ttl == 0 { Some(ttl) } else { Some(ttl - late).filter(|left| *left > 0) }
+    }
+}
+
 /// The leases' clock.
 #[derive(Debug)]
 pub struct LeaseClock {
-    /// One longest election timeout: what a lease lives beyond its seconds.
+    /// What a lease lives beyond its seconds.
     slack: Duration,
+    /// Whoever is called so much later than was asked for has not run for a while, and for so long hears what it has
+    /// missed: half of a longest election timeout.
+    absence: Duration,
     leases: BTreeMap<i64, Tracked>,
     /// The term in which this member leads and ends leases.
     leading: Option<Term>,
@@ -52,9 +81,10 @@ struct Tracked {
 impl LeaseClock {
     /// A clock without leases on a member that does not lead. `election_timeout_max` is the cluster's.
     #[must_use]
-    pub const fn new(election_timeout_max: Duration) -> Self {
+    pub fn new(election_timeout_max: Duration) -> Self {
         Self {
-            slack: election_timeout_max,
+            slack: LeaseSlack::of(election_timeout_max).0,
+            absence: election_timeout_max / 2,
             leases: BTreeMap::new(),
             leading: None,
             due: BinaryHeap::new(),
@@ -139,8 +169,8 @@ impl LeaseClock {
     /// They are not named again until [`settle`](Self::settle) is called with them.
     pub fn over(&mut self, now: Time) -> Vec<Expiry> {
         let late = self.promised.take().map_or(Duration::ZERO, |promised| now.since(promised));
-        if late > self.slack / 2 && !mutant::is_active(39) {
-            self.hold_until = now.after(self.slack / 2);
+        if late > self.absence && !mutant::is_active(39) {
+            self.hold_until = now.after(self.absence);
         }
         let mut over = Vec::new();
         while now >= self.hold_until && over.len() < EXPIRE_MAX {
@@ -220,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_over_after_its_seconds_and_an_election_timeout() {
+    fn a_lease_is_over_after_its_seconds_and_the_slack() {
         let mut clock = leader();
         clock.hear(at(100), alive(1, 2, 0));
         assert_eq!(clock.deadline(at(0)), Some(at(2600)));
@@ -234,6 +264,29 @@ mod tests {
         clock.hear(at(9000), LeaseChange::Ended(1));
         clock.settle(&over);
         assert_eq!((clock.deadline(at(0)), clock.remaining(at(9000), 1)), (None, None));
+    }
+
+    #[test]
+    fn slow_elections_do_not_keep_leases_longer_than_etcd_does() {
+        let mut clock = LeaseClock::new(Duration::from_secs(2));
+        clock.lead(at(0), Term(1));
+        clock.hear(at(0), alive(1, 3, 0));
+        assert_eq!(clock.deadline(at(0)), Some(at(3500)));
+        assert_eq!(clock.over(at(3500)), [Expiry { id: 1, renewals: 0 }]);
+    }
+
+    #[test]
+    fn no_more_is_promised_than_is_kept() {
+        let slack = LeaseSlack::of(Duration::from_secs(2));
+        let promise = |ttl, millis| slack.promise(ttl, Duration::from_millis(millis));
+        assert_eq!(promise(3, 500), Some(3));
+        assert_eq!((promise(3, 501), promise(3, 1500)), (Some(2), Some(2)));
+        assert_eq!((promise(3, 2500), promise(3, 2501)), (Some(1), None));
+        assert_eq!(promise(0, 9000), Some(0), "there is no such lease");
+        assert_eq!(
+            LeaseSlack::of(Duration::from_millis(300)).promise(3, Duration::from_millis(301)),
+            Some(2)
+        );
     }
 
     #[test]

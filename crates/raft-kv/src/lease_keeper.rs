@@ -45,7 +45,7 @@ pub struct LeaseKeeper {
 impl LeaseKeeper {
     /// A keeper on a member that does not lead. `election_timeout_max` is the cluster's.
     #[must_use]
-    pub const fn new(changes: LeaseChanges, election_timeout_max: Duration) -> Self {
+    pub fn new(changes: LeaseChanges, election_timeout_max: Duration) -> Self {
         Self {
             clock: LeaseClock::new(election_timeout_max),
             changes,

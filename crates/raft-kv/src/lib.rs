@@ -19,7 +19,7 @@ pub use check::{
 };
 pub use command::{Answer, Command, Query, Response};
 pub use error::{Code, KvError};
-pub use lease_clock::LeaseClock;
+pub use lease_clock::{LeaseClock, LeaseSlack};
 pub use lease_keeper::{LeaseKeeper, Standing};
 pub use proto::raftkv::{Caller, Expiry};
 pub use reader::{Events, PinnedReader, Publications, Reader, Stretch, is_read_only};

@@ -148,6 +148,7 @@ async fn serve(words: &[String], color: Color) -> Result<Exit, Refusal> {
         token: config.token,
         settings: config.settings,
         txn_ops_max: config.txn_ops_max,
+        streams_max: config.streams_max,
         compaction: config.compaction,
         tls,
     };
@@ -163,7 +164,9 @@ async fn serve(words: &[String], color: Color) -> Result<Exit, Refusal> {
         tracing::info!("ready to serve client requests");
         notify_ready();
     });
-    Ok(member.run(false).await)
+    let exit = member.run(false).await;
+    // As etcd, which its supervisors count on: who is removed has done what was asked for.
+    Ok(if exit == Exit::Removed { Exit::Success } else { exit })
 }
 
 /// Makes a cluster of its own of what this member holds, as `rusty-raft recover` does, but without asking; one that is

@@ -70,6 +70,8 @@ pub(super) struct Plan {
     pub(super) token: String,
     pub(super) settings: Settings,
     pub(super) txn_ops_max: usize,
+    /// Requests in flight of one client; `None`: as many as there may be anyway.
+    pub(super) streams_max: Option<u32>,
     pub(super) compaction: Option<Compaction>,
     pub(super) tls: PlannedTls,
 }
@@ -132,11 +134,13 @@ impl Plan {
         tracing::info!("the store may take {quota_bytes} bytes (quota_backend_bytes)");
         let settings = etcd::Settings {
             request_bytes_max: self.settings.request_bytes_max,
+            election_timeout_min: self.settings.election_timeout_min,
             election_timeout_max: self.settings.election_timeout_max,
             watch_progress_interval: self.settings.watch_progress_interval,
             quota_bytes,
             learners_max: self.settings.learners_max,
             txn_ops_max: self.txn_ops_max,
+            streams_max: self.streams_max,
             compaction: self.compaction,
             peers_secured: self.tls.peers.is_some(),
             certificates_name_users: self.tls.names_users,
@@ -165,8 +169,10 @@ impl Plan {
             accept.clone(),
             stopping.clone(),
             security.clone(),
+            self.streams_max,
         );
-        let health = Front::new((etcd.health_router(), etcd.metrics()), accept, stopping, security);
+        let health =
+            Front::new((etcd.health_router(), etcd.metrics()), accept, stopping, security, None);
         let mut fronts = JoinSet::new();
         let mut listeners = Vec::new();
         let doors = doors.into_iter().map(|(listener, doors)| (front.clone(), listener, doors));
@@ -233,6 +239,11 @@ async fn listen(wanted: &[(String, Doors)]) -> Result<Vec<(TcpListener, Doors)>,
     let mut listeners = Vec::new();
     for (address, doors) in wanted {
         let bound = front::bind(address).await.map_err(|error| cannot_listen(address, &error))?;
+        if address.ends_with(":0") {
+            for at in bound.iter().filter_map(|listener| listener.local_addr().ok()) {
+                tracing::info!("listens at {at}, which was free");
+            }
+        }
         listeners.extend(bound.into_iter().map(|listener| (listener, *doors)));
     }
     Ok(listeners)

@@ -75,9 +75,10 @@ fn plan(args: &NodeArgs, color: Color) -> Result<Plan, Refusal> {
         peers_form_only: false,
         join: args.join.clone(),
         token: String::new(),
+        compaction: config.settings.tuning.auto_compaction,
         settings: config.settings,
         txn_ops_max: TXN_OPS_MAX,
-        compaction: None,
+        streams_max: None,
         tls,
     })
 }

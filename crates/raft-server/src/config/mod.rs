@@ -4,6 +4,7 @@
 //! field, what is wrong and what would be right. A field that nobody knows is only a [`Warning`], so that a
 //! file for a newer version still works.
 
+mod compaction;
 pub mod etcd;
 mod problem;
 mod scan;
@@ -396,12 +397,24 @@ fn check_addresses(text: &Text, field: &str, addresses: &[String]) -> Result<(),
 /// # Errors
 /// In words: what is wrong with it.
 pub fn check_syntax(address: &str) -> Result<(), String> {
+    check_syntax_with_any_port(address)?;
+    let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    if port == Some(0) { Err(without_port(address)) } else { Ok(()) }
+}
+
+fn without_port(address: &str) -> String {
+    format!("the address {address:?} does not end in a port from 1 to 65535")
+}
+
+/// The same, where port 0 stands for any that is free.
+///
+/// # Errors
+/// In words: what is wrong with it.
+pub fn check_syntax_with_any_port(address: &str) -> Result<(), String> {
     match address.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
         None => Err(format!("the address {address:?} has no port")),
         Some(("", _)) => Err(format!("the address {address:?} has no host")),
-        Some((_, Err(_) | Ok(0))) => {
-            Err(format!("the address {address:?} does not end in a port from 1 to 65535"))
-        }
+        Some((_, Err(_))) => Err(without_port(address)),
         Some((host, Ok(_))) if host.contains(['/', ' ', '@', '?', '#', '\n']) => {
             Err(format!("the address {address:?} is not of the form host:port"))
         }
@@ -415,6 +428,15 @@ pub fn check_syntax(address: &str) -> Result<(), String> {
 /// In words: what is wrong with it.
 pub fn resolve(address: &str) -> Result<Vec<SocketAddr>, String> {
     check_syntax(address)?;
+    resolve_with_any_port(address)
+}
+
+/// The same, where port 0 stands for any that is free.
+///
+/// # Errors
+/// In words: what is wrong with it.
+pub fn resolve_with_any_port(address: &str) -> Result<Vec<SocketAddr>, String> {
+    check_syntax_with_any_port(address)?;
     let found = address
         .to_socket_addrs()
         .map_err(|error| format!("the address {address:?} does not resolve: {error}"))?;
@@ -722,7 +744,7 @@ mod tests {
     fn fields_that_few_need_reach_the_node_and_the_file_for_the_members() {
         let added = "cluster_secret: \"sixteen bytes or \\\"more\", log_segment_bytes: 1048576, \
             checkpoint_entries: 7, checkpoint_bytes: 8, trailing_entries: 0, trailing_bytes: 9, scrub_bytes_per_second: 10, \
-            busy_poll: 0.25,";
+            auto_compaction_mode: \"revision\", auto_compaction_retention: \"1000\", busy_poll: 0.25,";
         let text = CLUSTER
             .replace("heartbeat_interval: 100,", &format!("heartbeat_interval: 100, {added}"));
         let tuning = cluster(&text, 3).unwrap().settings.tuning;
@@ -731,6 +753,22 @@ mod tests {
             NODE.replace("heartbeat_interval: 100,", &format!("heartbeat_interval: 100, {lines}"));
         assert_eq!(node(&again).unwrap().settings.tuning, tuning);
         assert!(!format!("{tuning:?}").contains("sixteen"));
+        assert_eq!(
+            tuning.auto_compaction,
+            Some(crate::etcd::Compaction::Revision { retention: 1000 })
+        );
+        let half_an_hour =
+            again.replace("\"revision\"", "\"periodic\"").replace("\"1000\"", "\"30m\"");
+        let tuning = node(&half_an_hour).unwrap().settings.tuning;
+        let lines = tuning.lines(ron::to_string::<str>).unwrap();
+        assert!(lines.contains("auto_compaction_retention: \"1800000ms\""), "{lines}");
+        for wrong in ["\"sometimes\"", "\"periodic\", auto_compaction_retention: \"soon\""] {
+            let text = NODE.replace(
+                "heartbeat_interval: 100,",
+                &format!("heartbeat_interval: 100, auto_compaction_mode: {wrong},"),
+            );
+            assert!(node(&text).unwrap_err().to_string().contains("auto_compaction"), "{wrong}");
+        }
         let mut settings = raft::node::Settings::default();
         tuning.apply(&mut settings);
         assert!(settings.cluster_secret.is_some());

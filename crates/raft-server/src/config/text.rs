@@ -47,6 +47,10 @@ pub(super) struct Fields {
     #[serde(default)]
     pub(super) scrub_bytes_per_second: Option<u64>,
     #[serde(default)]
+    pub(super) auto_compaction_mode: Option<String>,
+    #[serde(default)]
+    pub(super) auto_compaction_retention: Option<String>,
+    #[serde(default)]
     pub(super) busy_poll: Option<f64>,
     #[serde(default)]
     pub(super) auth_token: Option<String>,
@@ -124,7 +128,7 @@ struct Field {
     right: &'static str,
 }
 
-const FIELDS: [Field; 27] = [
+const FIELDS: [Field; 29] = [
     Field {
         name: "auth_token",
         node: true,
@@ -208,6 +212,18 @@ const FIELDS: [Field; 27] = [
         node: true,
         cluster: true,
         right: "a number of bytes: trailing_bytes: 16777216",
+    },
+    Field {
+        name: "auto_compaction_mode",
+        node: true,
+        cluster: true,
+        right: r#"periodic or revision in quotes: auto_compaction_mode: "periodic""#,
+    },
+    Field {
+        name: "auto_compaction_retention",
+        node: true,
+        cluster: true,
+        right: r#"how long, or how many revisions, in quotes: auto_compaction_retention: "1h""#,
     },
     Field {
         name: "busy_poll",

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use raft::transport::{SECRET_BYTES_MIN, Secret};
 
+use super::compaction;
 use super::problem::Problem;
 use super::text::Text;
 use super::tokens::{TOKEN_TTL, TokenConfig};
+use crate::etcd::Compaction;
 
 /// `log_segment_bytes` at least and at most.
 const SEGMENT_BYTES: (u64, u64) = (1 << 20, 1 << 30);
@@ -58,6 +60,8 @@ pub struct Tuning {
     pub trailing_bytes: Option<u64>,
     /// Bytes of its data that a member reads and checks again in a second; zero: never.
     pub scrub_bytes_per_second: Option<u64>,
+    /// What is forgotten by itself.
+    pub auto_compaction: Option<Compaction>,
     /// How long threads wait awake; zero: never.
     pub busy_poll: Option<Duration>,
     /// What etcd's `--auth-token` takes, checked.
@@ -99,6 +103,24 @@ impl Tuning {
                 format!("a number of milliseconds, 0 for never: busy_poll: {}", (heartbeat / 4.0).min(1.0)),
             ));
         }
+        let auto_compaction = compaction::parse(
+            fields.auto_compaction_mode.as_deref().unwrap_or("periodic"),
+            fields.auto_compaction_retention.as_deref().unwrap_or_default(),
+        )
+        .map_err(|wrong| match wrong {
+            compaction::Wrong::Mode => text.wrong(
+                "auto_compaction_mode",
+                format!("it is {:?}", fields.auto_compaction_mode.as_deref().unwrap_or_default()),
+            ),
+            compaction::Wrong::Retention(right) => text.wrong_because(
+                "auto_compaction_retention",
+                format!(
+                    "it is {:?}",
+                    fields.auto_compaction_retention.as_deref().unwrap_or_default()
+                ),
+                right,
+            ),
+        })?;
         let time = |name: &str, given: Option<f64>, min: f64| match given {
             Some(millis) if !(min..=YEAR_MILLIS).contains(&millis) => Err(text.wrong(
                 name,
@@ -121,6 +143,7 @@ impl Tuning {
             }
         }
         Ok(Self {
+            auto_compaction,
             auth_token: fields.auth_token.clone(),
             auth_token_ttl,
             readmit_after: time("readmit_after", fields.readmit_after, 0.0)?,
@@ -201,6 +224,11 @@ impl Tuning {
         lines.extend(given.map(|(name, number)| format!("{name}: {number}")));
         if let Some(token) = &self.auth_token {
             lines.push(format!("auth_token: {}", quoted(token)?));
+        }
+        if let Some(compaction) = self.auto_compaction {
+            let (mode, retention) = compaction::words(compaction);
+            lines.push(format!("auto_compaction_mode: {}", quoted(mode)?));
+            lines.push(format!("auto_compaction_retention: {}", quoted(&retention)?));
         }
         let times = [
             ("busy_poll", self.busy_poll),

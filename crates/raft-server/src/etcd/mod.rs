@@ -68,6 +68,8 @@ const LEADERLESS_TIMEOUTS: u32 = 3;
 pub struct Settings {
     /// Bytes of one encoded request.
     pub request_bytes_max: usize,
+    /// The cluster's shortest election timeout.
+    pub election_timeout_min: Duration,
     /// The cluster's longest election timeout.
     pub election_timeout_max: Duration,
     /// How often a watcher hears how far it is while nothing happens, if it asked for that.
@@ -79,6 +81,8 @@ pub struct Settings {
     pub learners_max: usize,
     /// Operations of one transaction.
     pub txn_ops_max: usize,
+    /// Requests of the JSON gateway in flight: it is one client, as in etcd. `None`: no limit of its own.
+    pub streams_max: Option<u32>,
     /// When old revisions go by themselves; `None`: never.
     pub compaction: Option<Compaction>,
     /// Members speak TLS with each other.

@@ -11,18 +11,19 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use bytes::{Buf as _, Bytes, BytesMut};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tonic::codegen::Service as _;
 
 use super::admission::Ticket;
 use super::authority::Mended;
 use super::budget::Metered;
+use super::gone::gone;
 use super::wire::Wire;
 use super::{Doors, Security, deadline};
 use crate::metrics::{Measured, Metrics, Received};
@@ -32,8 +33,8 @@ use crate::tls::{CommonName, PEER_PROTOCOL};
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long a connection may take to introduce itself, and an HTTP/1 client to finish a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Requests in flight on one HTTP/2 connection.
-const STREAMS_MAX: u32 = 4096;
+/// Requests in flight on one HTTP/2 connection, at most.
+pub(super) const STREAMS_MAX: u32 = 4096;
 /// Bytes a client may send ahead on one stream: a whole request of the usual limit.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 /// Bytes a client may send ahead on one connection.
@@ -173,13 +174,14 @@ async fn offers_peer_protocol(stream: &TcpStream) -> io::Result<bool> {
 pub(super) async fn serve_http2(
     (io, name): (Rewound, Option<CommonName>),
     serving: (Router, Arc<Metrics>),
+    streams_max: u32,
     stop: watch::Receiver<bool>,
 ) {
     let service = service_fn(move |request| answer(serving.clone(), request, name.as_ref()));
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
+        .max_concurrent_streams(streams_max)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
@@ -204,9 +206,19 @@ pub(super) async fn serve_http1(
     ticket: Ticket,
 ) {
     let ticket = Mutex::new(Some(ticket));
+    let socket = io.stream.beside();
+    let endless = Arc::new(Notify::new());
+    let begun = Arc::clone(&endless);
     let service = service_fn(move |request| {
         drop(ticket.lock().unwrap_or_else(PoisonError::into_inner).take());
-        answer(serving.clone(), request, name.as_ref())
+        let (answered, begun) = (answer(serving.clone(), request, name.as_ref()), begun.clone());
+        async move {
+            let response = answered.await?;
+            if response.size_hint().exact().is_none() {
+                begun.notify_one();
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut builder = http1::Builder::new();
     builder
@@ -217,6 +229,7 @@ pub(super) async fn serve_http1(
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = gone(socket, &endless) => Ok(()),
         () = stopped(stop) => {
             connection.as_mut().graceful_shutdown();
             connection.await

@@ -5,6 +5,7 @@ mod authority;
 mod budget;
 mod connection;
 mod deadline;
+mod gone;
 mod wire;
 
 use std::io;
@@ -19,7 +20,7 @@ use tokio::task::JoinSet;
 
 use self::admission::{Admission, Ticket};
 use self::budget::Tokens;
-use self::connection::Introduced;
+use self::connection::{Introduced, STREAMS_MAX};
 use crate::config;
 use crate::metrics::Metrics;
 use crate::tls::Tls;
@@ -68,7 +69,7 @@ pub struct Security {
 /// When none of it can be bound; a port in use is retried for [`BIND_RETRY`].
 pub async fn bind(address: &str) -> io::Result<Vec<TcpListener>> {
     let deadline = Instant::now() + BIND_RETRY;
-    let sockets = config::resolve(address).map_err(io::Error::other)?;
+    let sockets = config::resolve_with_any_port(address).map_err(io::Error::other)?;
     loop {
         match bind_all(&sockets) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
@@ -114,18 +115,23 @@ pub struct Front<P> {
     stop: watch::Receiver<bool>,
     admission: Admission,
     security: Security,
+    /// Requests in flight on one HTTP/2 connection.
+    streams_max: u32,
 }
 
 impl<P: Fn(std::net::TcpStream) + Clone + Send + Sync + 'static> Front<P> {
     /// A front that serves clients with a router and counts their calls, hands peers to `accept_peer` and, once `stop` is true, takes
-    /// no more clients' requests.
+    /// no more clients' requests. One HTTP/2 connection may have `streams_max` of them in flight.
     pub fn new(
         (router, metrics): (Router, Arc<Metrics>),
         accept_peer: P,
         stop: watch::Receiver<bool>,
         security: Security,
+        streams_max: Option<u32>,
     ) -> Self {
-        Self { router, metrics, accept_peer, stop, admission: Admission::default(), security }
+        let admission = Admission::default();
+        let streams_max = streams_max.unwrap_or(STREAMS_MAX).min(STREAMS_MAX);
+        Self { router, metrics, accept_peer, stop, admission, security, streams_max }
     }
 
     /// Accepts until `stop` is true and every client's connection has ended.
@@ -218,7 +224,8 @@ impl<P: Fn(std::net::TcpStream) + Clone + Send + Sync + 'static> Front<P> {
             Some(Introduced::Http2(io, name)) => {
                 drop(ticket);
                 let serving = (self.router, self.metrics);
-                connection::serve_http2((io, name), serving, self.stop).await;
+                let streams_max = self.streams_max;
+                connection::serve_http2((io, name), serving, streams_max, self.stop).await;
             }
             Some(Introduced::Http1(io, name)) => {
                 let serving = (self.router, self.metrics);

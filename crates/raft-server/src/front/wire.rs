@@ -1,6 +1,7 @@
 //! A client's bytes, plain or out of TLS.
 
 use std::io;
+use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -13,6 +14,17 @@ use tokio_rustls::server::TlsStream;
 pub(super) enum Wire {
     Plain(TcpStream),
     Secured(Box<TlsStream<TcpStream>>),
+}
+
+impl Wire {
+    /// The same socket once more, to look at.
+    pub(super) fn beside(&self) -> io::Result<TcpStream> {
+        let socket = match self {
+            Self::Plain(stream) => stream,
+            Self::Secured(stream) => stream.get_ref().0,
+        };
+        TcpStream::from_std(socket.as_fd().try_clone_to_owned()?.into())
+    }
 }
 
 impl AsyncRead for Wire {

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 
 use super::TlsError;
-use super::files::{authorities, pair, system_authorities};
-use super::verify::Anybody;
+use super::files::{pair, system_authorities};
+use super::verify::{Answering, Anybody};
 
 /// Where a client's certificates lie, and whom it trusts.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -35,12 +35,11 @@ pub fn client_config(files: &ClientFiles) -> Result<Arc<ClientConfig>, TlsError>
         .map_err(unfit(Path::new("TLS")))?;
     let builder = if files.trust_anybody {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody { provider }))
+    } else if let Some(ca) = &files.ca {
+        let answering = Answering::read(ca, &provider)?;
+        builder.dangerous().with_custom_certificate_verifier(answering)
     } else {
-        let roots: Arc<RootCertStore> = match &files.ca {
-            Some(path) => authorities(path)?,
-            None => system_authorities()?,
-        };
-        builder.with_root_certificates(roots)
+        builder.with_root_certificates(system_authorities()?)
     };
     let mut config = match &files.pair {
         Some((cert, key)) => {

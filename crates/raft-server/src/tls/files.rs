@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 use x509_cert::der::Decode as _;
-use x509_cert::der::asn1::{PrintableStringRef, TeletexStringRef, Utf8StringRef};
+use x509_cert::der::asn1::{ObjectIdentifier, PrintableStringRef, TeletexStringRef, Utf8StringRef};
+use x509_cert::ext::pkix::ExtendedKeyUsage;
 
 /// What is wrong with the files of a listener.
 #[derive(Debug)]
@@ -62,7 +63,7 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
 }
 
 /// The certificates of a PEM file, at least one.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let bytes = read(path)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     match found {
@@ -145,4 +146,22 @@ pub(super) fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
 pub(super) fn expires(certificate: &CertificateDer<'_>) -> Option<u64> {
     let parsed = x509_cert::Certificate::from_der(certificate).ok()?;
     Some(parsed.tbs_certificate.validity.not_after.to_unix_duration().as_secs())
+}
+
+/// Whether a certificate is good at this time and, if it says what it is for, for this.
+pub(super) fn is_good(
+    certificate: &CertificateDer<'_>,
+    purpose: ObjectIdentifier,
+    now: UnixTime,
+) -> bool {
+    let Ok(parsed) = x509_cert::Certificate::from_der(certificate) else { return false };
+    let validity = &parsed.tbs_certificate.validity;
+    let from = validity.not_before.to_unix_duration().as_secs();
+    let until = validity.not_after.to_unix_duration().as_secs();
+    let is_for_it = match parsed.tbs_certificate.get::<ExtendedKeyUsage>() {
+        Ok(Some((_, uses))) => uses.0.contains(&purpose),
+        Ok(None) => true,
+        Err(_) => false,
+    };
+    (from..=until).contains(&now.as_secs()) && is_for_it
 }

@@ -7,6 +7,7 @@
 mod auto;
 mod client;
 mod files;
+mod told;
 mod verify;
 
 use std::fmt;
@@ -15,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use raft::transport::{SecureStream, Securing, Security};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
@@ -29,7 +30,8 @@ pub use self::auto::self_signed;
 pub use self::client::{ClientFiles, client_config};
 pub use self::files::TlsError;
 use self::files::{Pair, authorities, common_name, expires, pair, revocations};
-use self::verify::{Anybody, Demands, Dialling};
+use self::told::Told;
+use self::verify::{Answering, Anybody, Demands, Dialling, Themselves};
 
 /// What members say they speak, so that one port can tell them from clients.
 pub const PEER_PROTOCOL: &[u8] = b"rusty-raft/1";
@@ -95,6 +97,8 @@ pub struct Tls {
     files: TlsFiles,
     role: Role,
     current: ArcSwap<Current>,
+    /// Why a member was last turned away: what the log has said already.
+    turned_away: Arc<ArcSwapOption<String>>,
 }
 
 impl fmt::Debug for Tls {
@@ -111,7 +115,8 @@ impl Tls {
     pub fn load(files: TlsFiles, role: Role) -> Result<Arc<Self>, TlsError> {
         let digest = digest(&files);
         let current = Current::load(&files, role, digest)?;
-        Ok(Arc::new(Self { files, role, current: ArcSwap::from_pointee(current) }))
+        let current = ArcSwap::from_pointee(current);
+        Ok(Arc::new(Self { files, role, current, turned_away: Arc::default() }))
     }
 
     /// Whose connections these are.
@@ -245,7 +250,10 @@ impl Current {
             .with_protocol_versions(versions)
             .map_err(unfit)?;
         let builder = match &files.trusted_ca {
-            Some(path) => builder.with_root_certificates(authorities(path)?),
+            Some(ca) => {
+                let answering = Answering::read(ca, &provider)?;
+                builder.dangerous().with_custom_certificate_verifier(answering)
+            }
             None => {
                 builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody { provider }))
             }
@@ -284,7 +292,8 @@ fn verifier(
     };
     let serving =
         (role == Role::Peers).then(|| (roots, provider.signature_verification_algorithms));
-    Ok(Arc::new(Dialling { inner, demands, serving }))
+    let themselves = Themselves::read(ca, files.crl.is_some())?;
+    Ok(Arc::new(Dialling { inner, themselves, demands, serving }))
 }
 
 impl Security for Tls {
@@ -298,15 +307,28 @@ impl Security for Tls {
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         Box::pin(async move {
             let name = ServerName::try_from(host).map_err(io::Error::other)?;
-            let stream = TlsConnector::from(config).connect(name, tcp).await?;
-            Ok(Box::new(stream) as Box<dyn SecureStream>)
+            let stream =
+                TlsConnector::from(config).connect(name, tcp).await.map_err(told::explained)?;
+            Ok(Box::new(Told::new(stream)) as Box<dyn SecureStream>)
         })
     }
 
     fn accept(&self, tcp: TcpStream) -> Securing {
         let config = Arc::clone(&self.current.load().server);
+        let turned_away = Arc::clone(&self.turned_away);
         Box::pin(async move {
-            let stream = TlsAcceptor::from(config).accept(tcp).await?;
+            let from = tcp.peer_addr();
+            let accepted = TlsAcceptor::from(config).accept(tcp).await.map_err(told::explained);
+            let stream = accepted.inspect_err(|error| {
+                let text = error.to_string();
+                // Whoever is turned away comes again: said once.
+                if turned_away.load().as_deref() != Some(&text)
+                    && let Ok(from) = from
+                {
+                    tracing::warn!(%from, error = text, "a member is turned away");
+                    turned_away.store(Some(Arc::new(text)));
+                }
+            })?;
             // A client of something else could have dialled here.
             if stream.get_ref().1.alpn_protocol() != Some(PEER_PROTOCOL) {
                 return Err(io::Error::other("the other end is no member"));

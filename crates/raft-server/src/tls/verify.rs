@@ -1,9 +1,12 @@
 //! Who may be at the other end: beyond its chain, the names that a certificate bears, and what it is for.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::client::{
+    WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor, verify_server_name,
+};
 use rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
 };
@@ -15,7 +18,37 @@ use rustls::{
     SignatureScheme,
 };
 
-use super::files::common_name;
+use x509_cert::der::asn1::ObjectIdentifier;
+
+use super::TlsError;
+use super::files::{authorities, certificates, common_name, is_good};
+
+/// For proving who serves (RFC 5280, 4.2.1.12).
+const SERVER_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
+/// For proving who dials.
+const CLIENT_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.2");
+
+/// What is in a list of authorities is trusted when it is presented itself, too, as in etcd: one certificate that has
+/// signed itself may be everything that a cluster has. rustls looks only for what an authority has signed, and refuses
+/// one that presents itself.
+#[derive(Debug)]
+pub(super) struct Themselves(Vec<CertificateDer<'static>>);
+
+impl Themselves {
+    /// The certificates in a file; none when there are `revocations`, because who would have revoked them?
+    pub(super) fn read(ca: &Path, revocations: bool) -> Result<Self, TlsError> {
+        Ok(Self(if revocations { Vec::new() } else { certificates(ca)? }))
+    }
+
+    fn include(
+        &self,
+        certificate: &CertificateDer<'_>,
+        purpose: ObjectIdentifier,
+        now: UnixTime,
+    ) -> bool {
+        self.0.iter().any(|it| it == certificate) && is_good(certificate, purpose, now)
+    }
+}
 
 /// What a certificate must be beyond being signed.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -28,8 +61,8 @@ pub(super) struct Demands {
 
 impl Demands {
     fn check(&self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
-        let refused =
-            || Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure));
+        // The other end hears `bad certificate`, as from etcd.
+        let refused = || Err(Error::InvalidCertificate(CertificateError::NotValidForName));
         if !self.common_names.is_empty() {
             let name = common_name(certificate);
             if !name.is_some_and(|name| self.common_names.contains(&name)) {
@@ -54,6 +87,7 @@ impl Demands {
 #[derive(Debug)]
 pub(super) struct Dialling {
     pub(super) inner: Arc<dyn ClientCertVerifier>,
+    pub(super) themselves: Themselves,
     pub(super) demands: Demands,
     /// The certificate must also be good for serving, by one of these authorities: what members have, and clients have
     /// not.
@@ -71,9 +105,15 @@ impl ClientCertVerifier for Dialling {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.inner.verify_client_cert(certificate, intermediates, now)?;
+        let verified = if self.themselves.include(certificate, CLIENT_AUTH, now) {
+            ClientCertVerified::assertion()
+        } else {
+            self.inner.verify_client_cert(certificate, intermediates, now)?
+        };
         self.demands.check(certificate)?;
-        if let Some((roots, algorithms)) = &self.serving {
+        if let Some((roots, algorithms)) = &self.serving
+            && !self.themselves.include(certificate, SERVER_AUTH, now)
+        {
             let parsed = ParsedCertificate::try_from(certificate)?;
             verify_server_cert_signed_by_trust_anchor(
                 &parsed,
@@ -84,6 +124,64 @@ impl ClientCertVerifier for Dialling {
             )?;
         }
         Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+/// Verifies who answers.
+#[derive(Debug)]
+pub(super) struct Answering {
+    inner: Arc<WebPkiServerVerifier>,
+    themselves: Themselves,
+}
+
+impl Answering {
+    /// By the authorities in a file.
+    pub(super) fn read(ca: &Path, provider: &Arc<CryptoProvider>) -> Result<Arc<Self>, TlsError> {
+        let builder =
+            WebPkiServerVerifier::builder_with_provider(authorities(ca)?, Arc::clone(provider));
+        let inner = builder
+            .build()
+            .map_err(|error| TlsError::of(ca, format!("it cannot be used: {error}")))?;
+        Ok(Arc::new(Self { inner, themselves: Themselves::read(ca, false)? }))
+    }
+}
+
+impl ServerCertVerifier for Answering {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if self.themselves.include(certificate, SERVER_AUTH, now) {
+            verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+            return Ok(ServerCertVerified::assertion());
+        }
+        self.inner.verify_server_cert(certificate, intermediates, name, ocsp, now)
     }
 
     fn verify_tls12_signature(
@@ -150,5 +248,35 @@ impl ServerCertVerifier for Anybody {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair};
+    use time::{Duration, OffsetDateTime};
+
+    use super::*;
+
+    #[test]
+    fn one_that_is_trusted_itself_must_be_good_for_what_it_is_presented_for() {
+        let certificate = |uses: &[ExtendedKeyUsagePurpose], days: i64| {
+            let mut params = CertificateParams::new(vec!["a".to_owned()]).unwrap();
+            params.not_before = OffsetDateTime::now_utc() - Duration::days(10);
+            params.not_after = OffsetDateTime::now_utc() + Duration::days(days);
+            params.extended_key_usages = uses.to_vec();
+            params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
+        };
+        let any = certificate(&[], 1);
+        let for_clients = certificate(&[ExtendedKeyUsagePurpose::ClientAuth], 1);
+        let expired = certificate(&[], -1);
+        let stranger = certificate(&[], 1);
+        let all = Themselves(vec![any.clone(), for_clients.clone(), expired.clone()]);
+        let now = UnixTime::now();
+        assert!(all.include(&any, CLIENT_AUTH, now) && all.include(&any, SERVER_AUTH, now));
+        assert!(all.include(&for_clients, CLIENT_AUTH, now));
+        assert!(!all.include(&for_clients, SERVER_AUTH, now));
+        assert!(!all.include(&expired, CLIENT_AUTH, now));
+        assert!(!all.include(&stranger, CLIENT_AUTH, now));
     }
 }

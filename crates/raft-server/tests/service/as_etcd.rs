@@ -1,13 +1,14 @@
 //! In etcd's place: its flags, variables and file, its words, its ways to start a cluster.
 
 use std::fs;
+use std::io::BufRead as _;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
 use raft_kv::proto::etcdserverpb::{
-    MemberAddRequest, MemberListRequest, MemberListResponse, PutRequest, RangeRequest, RequestOp,
-    TxnRequest, request_op,
+    MemberAddRequest, MemberListRequest, MemberListResponse, MemberRemoveRequest, PutRequest,
+    RangeRequest, RequestOp, TxnRequest, request_op,
 };
 use raft_server::proto::etcdserverpb::cluster_client::ClusterClient;
 use tonic::Code;
@@ -222,7 +223,61 @@ async fn a_member_joins_a_cluster_that_exists() {
     second.line_with(READY);
     put(&second_client, "k", "w").await.unwrap();
     assert_eq!(get(&client, "k").await.unwrap().as_deref(), Some("w"));
-    assert_eq!(members(&second_client).await.members.len(), 2);
+    let listed = members(&second_client).await.members;
+    assert_eq!(listed.len(), 2);
+    // Whoever is removed has done what was asked for.
+    let id = listed.iter().find(|member| member.name == "b").unwrap().id;
+    cluster.member_remove(MemberRemoveRequest { id }).await.unwrap();
+    assert_eq!(second.ended_within(crate::support::PATIENCE).code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_are_served_at_any_free_port_and_only_so_many_at_once() {
+    let folder = folder();
+    let mut command = etcd(folder.path());
+    let peer = format!("http://127.0.0.1:{}", free_ports(1));
+    command.args(["--listen-client-urls=http://127.0.0.1:0", "--max-concurrent-streams=2"]);
+    command.args(["--advertise-client-urls=http://127.0.0.1:0", "--name=a"]);
+    command.arg(format!("--listen-peer-urls={peer}"));
+    command.arg(format!("--initial-advertise-peer-urls={peer}"));
+    command.arg(format!("--initial-cluster=a={peer}"));
+    let mut process = Process::start(command);
+    let line = process.line_with("which was free");
+    let words: Vec<&str> = line.split([' ', ',']).collect();
+    let at = words.iter().position(|word| *word == "at").unwrap();
+    let client = words[at + 1].to_owned();
+    process.line_with(READY);
+    put(&client, "k", "v").await.unwrap();
+
+    // The gateway as a whole is one client.
+    let watching = || {
+        let request = r#"{"create_request":{"key":"aw=="}}"#;
+        let mut answer = crate::gateway::send(&client, "POST", "/v3/watch", request);
+        let mut line = String::new();
+        // Chunks: a length, a line of JSON, an empty line.
+        while !line.contains("created") {
+            line.clear();
+            assert!(answer.reader.read_line(&mut line).unwrap() > 0, "the stream has ended");
+        }
+        answer
+    };
+    let (first, second) = (watching(), watching());
+    let asking = {
+        let client = client.clone();
+        std::thread::spawn(move || {
+            crate::gateway::send(&client, "POST", "/v3/kv/range", r#"{"key":"aw=="}"#).status
+        })
+    };
+    // Clients of gRPC have connections of their own: time goes by while they are served.
+    let held = std::time::Duration::from_millis(300);
+    let since = std::time::Instant::now();
+    while since.elapsed() < held {
+        assert_eq!(get(&client, "k").await.unwrap().as_deref(), Some("v"));
+    }
+    assert!(!asking.is_finished(), "a third one was served");
+    drop(first);
+    assert_eq!(asking.join().unwrap(), 200);
+    drop(second);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -173,6 +173,43 @@ async fn a_lease_ends_in_its_time_after_the_last_keep_alive() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_etcds_timing_a_lease_ends_as_soon_as_in_etcd_and_what_has_ended_stays_so() {
+    let mut members = Members::configure(1);
+    let text = std::fs::read_to_string(members.config()).unwrap();
+    let text = text.replace("start: 300.0, end: 500.0", "start: 1000.0, end: 2000.0");
+    std::fs::write(members.config(), text).unwrap();
+    members.start_one(0);
+    members.leader().await;
+    let address = &members.addresses[0];
+    let request = LeaseGrantRequest { ttl: 0, id: 0 };
+    let shortest = lease(address).lease_grant(request).await.unwrap().into_inner().ttl;
+    assert_eq!(shortest, 2, "one and a half of etcd's election timeouts");
+
+    // A busy machine adds to one of them, hardly to all.
+    let mut took = Vec::new();
+    for id in 1..=4 {
+        grant(address, id, 2).await;
+        let since = Instant::now();
+        put_with(address, "k", id).await;
+        let mut alive = KeepAlive::open(address).await;
+        let mut beat = tokio::time::interval(CADENCE / 4);
+        while time_to_live(address, id).await.ttl >= 0 {
+            beat.tick().await;
+        }
+        let lived = since.elapsed();
+        assert_eq!(alive.renew(id).await, 0, "it was said to be gone");
+        assert_eq!(get(address, "k").await.unwrap(), None);
+        assert!(lived >= Duration::from_secs(2), "ended after {lived:?}");
+        took.push(lived);
+        // etcd ends it within half a second, and its own tests give it a whole one.
+        if lived < Duration::from_secs(3) {
+            return;
+        }
+    }
+    panic!("leases of two seconds lived {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_slept_ends_no_lease_and_a_new_one_keeps_them() {
     let mut members = Members::start(3);
     let sleeper = members.leader().await;

@@ -19,6 +19,7 @@ mod leases;
 mod maintenance;
 mod membership;
 mod no_quorum;
+mod operations;
 mod other_cluster;
 mod packaging;
 mod port;

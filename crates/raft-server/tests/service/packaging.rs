@@ -36,12 +36,71 @@ fn systemd_understands_the_unit() {
     let unit = read("systemd/rusty-raft.service")
         .replace("/usr/bin/rusty-raft", env!("CARGO_BIN_EXE_rusty-raft"))
         .replace("Documentation=man:rusty-raft(1)\n", "");
-    let path = folder.path().join("rusty-raft.service");
-    fs::write(&path, unit).unwrap();
-    let output = Command::new("systemd-analyze").arg("verify").arg(&path).output().unwrap();
-    let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-    let ours: Vec<&str> = text.lines().filter(|line| line.contains("rusty-raft.service")).collect();
-    assert!(output.status.success() && ours.is_empty(), "{text}");
+    let backup = packaging().join("systemd/rusty-raft-backup");
+    let saving = read("systemd/rusty-raft-backup.service")
+        .replace("/usr/bin/rusty-raft-backup", backup.to_str().unwrap());
+    let timer = read("systemd/rusty-raft-backup.timer");
+    for (name, unit) in [
+        ("rusty-raft.service", unit),
+        ("rusty-raft-backup.service", saving),
+        ("rusty-raft-backup.timer", timer),
+    ] {
+        let path = folder.path().join(name);
+        fs::write(&path, unit).unwrap();
+        let output = Command::new("systemd-analyze").arg("verify").arg(&path).output().unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        let ours: Vec<&str> = text.lines().filter(|line| line.contains(name)).collect();
+        assert!(output.status.success() && ours.is_empty(), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn backups_are_whole_and_the_oldest_go() {
+    let members = Members::start(1);
+    members.leader().await;
+    put(&members.addresses[0], "k", "v").await.unwrap();
+    let folder = folder();
+    let backups = folder.path().join("backups");
+    fs::create_dir(&backups).unwrap();
+    for name in ["20200101T000000Z.db", "20200102T000000Z.db", "other.db", "unfinished"] {
+        fs::write(backups.join(name), "old").unwrap();
+    }
+    let run = |endpoint: &str| {
+        let bin = folder.path().join("bin");
+        if !bin.exists() {
+            fs::create_dir(&bin).unwrap();
+            let program = env!("CARGO_BIN_EXE_rusty-raft");
+            std::os::unix::fs::symlink(program, bin.join("rusty-raft")).unwrap();
+        }
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths([bin].into_iter().chain(std::env::split_paths(&path)));
+        Command::new(packaging().join("systemd/rusty-raft-backup"))
+            .env("PATH", path.unwrap())
+            .env("ETCDCTL_ENDPOINTS", endpoint)
+            .env("BACKUP_FOLDER", &backups)
+            .env("BACKUP_KEEP", "2")
+            .output()
+            .unwrap()
+    };
+    let names = || {
+        let entries = fs::read_dir(&backups).unwrap();
+        let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
+        entries.map(|entry| name(entry).into_string().unwrap()).collect::<BTreeSet<String>>()
+    };
+    // Nobody is there: what there was stays.
+    let before = names();
+    assert!(!run("127.0.0.1:1").status.success());
+    assert_eq!(names(), before);
+    let output = run(&format!("127.0.0.1:1,{}", members.addresses[0]));
+    assert!(output.status.success(), "{output:?}");
+    let mut left = names();
+    for name in ["20200102T000000Z.db", "other.db"] {
+        assert!(left.remove(name), "{left:?}");
+    }
+    let saved = left.pop_first().unwrap();
+    assert!(left.is_empty() && saved.ends_with("Z.db"), "{saved} {left:?}");
+    let verified = program().arg("verify").arg(backups.join(saved)).output().unwrap();
+    assert!(verified.status.success(), "{verified:?}");
 }
 
 /// What a member would make of these variables.

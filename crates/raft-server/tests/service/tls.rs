@@ -387,6 +387,65 @@ fn members_make_certificates_of_their_own() {
     }
 }
 
+#[test]
+fn one_certificate_that_has_signed_itself_may_be_everything() {
+    let folder = folder();
+    let path = folder.path();
+    let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, "root");
+    let key = KeyPair::generate().unwrap();
+    fs::write(path.join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+    fs::write(path.join("ca-key.pem"), key.serialize_pem()).unwrap();
+    let flags = [
+        "--peer-cert-file=ca.pem",
+        "--peer-key-file=ca-key.pem",
+        "--peer-trusted-ca-file=ca.pem",
+        "--peer-client-cert-auth",
+        "--cert-file=ca.pem",
+        "--key-file=ca-key.pem",
+        "--trusted-ca-file=ca.pem",
+        "--client-cert-auth",
+    ];
+    let port = free_ports(6);
+    let mut processes: Vec<Process> =
+        (0..3).map(|n| Process::start(member(path, n, 3, port, &flags))).collect();
+    for process in &mut processes {
+        process.line_with(READY);
+    }
+    let mut command = program();
+    command.current_dir(path).args(["put", "k", "v"]);
+    command.args(["--cacert=ca.pem", "--cert=ca.pem", "--key=ca-key.pem"]);
+    command.arg(format!("--endpoints=https://127.0.0.1:{}", port + 3));
+    let output = command.output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "OK\n", "{output:?}");
+}
+
+#[test]
+fn a_member_with_another_name_is_turned_away_in_etcds_words() {
+    let folder = folder();
+    let path = folder.path();
+    let ca = Authority::new(path, "ca");
+    ca.certify("member", "127.0.0.1", &FOR_MEMBERS, 1, 100);
+    ca.certify("another", "127.0.0.1", &FOR_MEMBERS, 2, 100);
+    let port = free_ports(6);
+    let common = [&PEER_FILES[..], &CLIENT_FILES].concat();
+    let with_name = [&common[..], &["--peer-cert-allowed-cn=member"]].concat();
+    let mut processes: Vec<Process> =
+        (0..2).map(|n| Process::start(member(path, n, 3, port, &with_name))).collect();
+    for process in &mut processes {
+        process.line_with(READY);
+    }
+    let mut flags = common;
+    flags[0] = "--peer-cert-file=another.pem";
+    flags[1] = "--peer-key-file=another-key.pem";
+    flags.push("--peer-cert-allowed-cn=another");
+    let mut stranger = Process::start(member(path, 2, 3, port, &flags));
+    stranger.line_with("remote error: tls: bad certificate");
+    stranger.line_with("client certificate authentication failed");
+    processes[0].line_with("client certificate authentication failed");
+}
+
 /// etcdctl with the client's files; standard output and error.
 fn etcdctl(folder: &Path, address: &str, name: &str, words: &[&str]) -> (bool, String) {
     let output = Command::new("etcdctl")

@@ -33,7 +33,7 @@ pub(super) struct Keeping {
 }
 
 impl Keeping {
-    pub(super) const fn new(changes: LeaseChanges) -> Self {
+    pub(super) fn new(changes: LeaseChanges) -> Self {
         let timeout = Duration::from_micros(ELECTION_TIMEOUT_MAX);
         let keeper = LeaseKeeper::new(changes, timeout);
         Self { keeper, wish: None, waits: None, failed: None }

@@ -548,7 +548,7 @@ impl Formation {
                 self.settings.grace
             );
         }
-        let cluster = ClusterId(self.rng.next_u64().max(1));
+        let cluster = ClusterId::drawn(self.rng.next_u64());
         let members = Membership::from_voters(self.reported.values().cloned());
         Founding { cluster, configured: self.configured.clone(), members }
     }

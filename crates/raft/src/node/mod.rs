@@ -337,7 +337,8 @@ impl<S: StateMachine> Members<'_, S> {
     pub async fn invite(&self, info: MemberInfo, voter: bool) -> Result<MemberId, AdminError> {
         // Random, since this node's id is, and another one for each request.
         let own = self.node.status().node.member.0;
-        let member = MemberId(Rng::new(own ^ self.node.next_request().rotate_left(24)).next_u64());
+        let mut rng = Rng::new(own ^ self.node.next_request().rotate_left(24));
+        let member = MemberId::drawn(rng.next_u64());
         let info = MemberInfo { known_as: None, ..info };
         let node = awaited(member);
         let member = Member { info: info.encode(), auto_promote: voter };

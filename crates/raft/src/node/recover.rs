@@ -57,9 +57,9 @@ pub fn recover(survivor: &Survivor<StdDisk>) -> Result<Recovered, NodeError> {
     }
     let (random, incarnation) = fresh_numbers()?;
     let mut rng = Rng::new(random);
-    let identity = Identity { member: MemberId(rng.next_u64().max(1)), incarnation };
-    let (formed, formation) =
-        founding(survivor, identity.node(), ClusterId(rng.next_u64().max(1)))?;
+    let identity = Identity { member: MemberId::drawn(rng.next_u64()), incarnation };
+    let cluster = ClusterId::drawn(rng.next_u64());
+    let (formed, formation) = founding(survivor, identity.node(), cluster)?;
     let copied = survivor
         .copy_as(&new, LogOptions::default(), (identity, &formed), &formation)
         .and_then(|()| check(survivor, &new));

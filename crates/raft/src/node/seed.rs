@@ -27,7 +27,7 @@ impl Seed {
     /// The new cluster.
     #[must_use]
     pub fn cluster(&self) -> ClusterId {
-        ClusterId(self.draw(0, "").next_u64().max(1))
+        ClusterId::drawn(self.draw(0, "").next_u64())
     }
 
     /// Who the member at this place is.
@@ -35,7 +35,7 @@ impl Seed {
         let mut rng = self.draw(1, &member.peer_address);
         let incarnation = u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64());
         Identity {
-            member: MemberId(rng.next_u64().max(1)),
+            member: MemberId::drawn(rng.next_u64()),
             incarnation: Incarnation(incarnation.max(1)),
         }
     }

@@ -106,7 +106,7 @@ fn open_log(
     rng: &mut Rng,
     incarnation: Incarnation,
 ) -> Result<Opened<StdDisk>, NodeError> {
-    let member = MemberId(rng.next_u64().max(1));
+    let member = MemberId::drawn(rng.next_u64());
     let fresh = Identity { member, incarnation };
     let check = |data: &Belongs<'_>| belonging::check(settings, data);
     let options = LogOptions { segment_bytes: settings.log_segment_bytes, ..LogOptions::default() };

@@ -88,12 +88,7 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("bbolt-freelist-type", Text, "map", NO_BACKEND),
     flag("max-txn-ops", Number, "128", Used),
     flag("max-request-bytes", Number, "1572864", Used),
-    flag(
-        "max-concurrent-streams",
-        Number,
-        "4294967295",
-        Idle("a connection may always have 4096 streams"),
-    ),
+    flag("max-concurrent-streams", Number, "4294967295", Used),
     flag("grpc-keepalive-min-time", Duration, "5s", GRPC_PINGS),
     flag("grpc-keepalive-interval", Duration, "2h0m0s", GRPC_PINGS),
     flag("grpc-keepalive-timeout", Duration, "20s", GRPC_PINGS),

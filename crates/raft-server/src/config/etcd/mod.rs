@@ -20,7 +20,7 @@ pub use self::tls::TlsPlan;
 pub use self::values::Url;
 use super::{
     LEARNERS_MAX, MEMBERS_MAX, MILLIS_MAX, Problem, REQUEST_BYTES_LIMIT, Settings, TOKEN_TTL,
-    TokenConfig, Tuning,
+    TokenConfig, Tuning, compaction,
 };
 use crate::etcd::Compaction;
 use crate::logging::{Format, LogSettings, Output};
@@ -62,6 +62,9 @@ pub struct EtcdConfig {
     pub settings: Settings,
     /// Operations of one transaction.
     pub txn_ops_max: usize,
+    /// Requests in flight of one client, all those of the JSON gateway being one; `None`: as many as there may be on one
+    /// connection anyway.
+    pub streams_max: Option<u32>,
     /// When old revisions go.
     pub compaction: Option<Compaction>,
     /// TLS with clients; `None` when no URL of theirs is `https`.
@@ -177,15 +180,15 @@ impl Reading {
             _ => PathBuf::from(format!("{name}.etcd")),
         };
         let listen_peers = self.urls("listen-peer-urls")?;
-        let mut listen_clients = self.urls("listen-client-urls")?;
+        let mut listen_clients = self.client_urls("listen-client-urls")?;
         if self.sources.given("listen-client-http-urls").is_some() {
-            let mut more = self.urls("listen-client-http-urls")?;
+            let mut more = self.client_urls("listen-client-http-urls")?;
             more.retain(|url| !listen_clients.contains(url));
             listen_clients.extend(more);
         }
         let listen_metrics = match self.sources.value("listen-metrics-urls") {
             "" => Vec::new(),
-            _ => self.urls("listen-metrics-urls")?,
+            _ => self.client_urls("listen-metrics-urls")?,
         };
         if self.sources.given("listen-client-urls").is_some()
             && self.sources.given("advertise-client-urls").is_none()
@@ -196,7 +199,7 @@ impl Reading {
                 "where clients are told to go: --advertise-client-urls http://10.0.0.1:2379",
             ));
         }
-        let advertise_clients = self.urls("advertise-client-urls")?;
+        let advertise_clients = self.client_urls("advertise-client-urls")?;
         let mut advertise_peers = self.urls("initial-advertise-peer-urls")?;
         if advertise_peers.len() > 1 {
             let first = &advertise_peers[0];
@@ -224,6 +227,10 @@ impl Reading {
             client_tls.is_some() && self.sources.is_on("client-cert-auth");
         let settings = self.settings()?;
         let txn_ops_max = self.number("max-txn-ops", 1, i64::MAX.unsigned_abs())?;
+        // As in etcd: no number is none.
+        let streams = self.number("max-concurrent-streams", 0, u64::from(u32::MAX))?;
+        let streams_max =
+            u32::try_from(streams).ok().filter(|streams| (1..u32::MAX).contains(streams));
         let compaction = self.compaction()?;
         let log = self.log()?;
         Ok(EtcdConfig {
@@ -241,6 +248,7 @@ impl Reading {
             token,
             settings,
             txn_ops_max: usize::try_from(txn_ops_max).unwrap_or(usize::MAX),
+            streams_max,
             compaction,
             client_tls,
             peer_tls,
@@ -252,10 +260,23 @@ impl Reading {
 
     /// The URLs of a flag, at least one.
     fn urls(&self, name: &str) -> Result<Vec<Url>, Box<Problem>> {
+        self.urls_by(name, Url::parse)
+    }
+
+    /// The same of a flag where the port may be 0: any that is free.
+    fn client_urls(&self, name: &str) -> Result<Vec<Url>, Box<Problem>> {
+        self.urls_by(name, Url::parse_with_any_port)
+    }
+
+    fn urls_by(
+        &self,
+        name: &str,
+        parse: impl Fn(&str) -> Result<Url, String>,
+    ) -> Result<Vec<Url>, Box<Problem>> {
         let right = "URLs separated by commas: http://10.0.0.1:2379,http://127.0.0.1:2379";
         let mut urls = Vec::new();
         for text in self.sources.value(name).split(',') {
-            let url = Url::parse(text).map_err(|wrong| self.sources.wrong(name, wrong, right))?;
+            let url = parse(text).map_err(|wrong| self.sources.wrong(name, wrong, right))?;
             // As in etcd: said twice is said once.
             if !urls.contains(&url) {
                 urls.push(url);
@@ -469,35 +490,21 @@ impl Reading {
         })
     }
 
-    /// `auto-compaction-*`: a number alone means hours, or revisions.
     fn compaction(&self) -> Result<Option<Compaction>, Box<Problem>> {
-        let text = self.sources.value("auto-compaction-retention");
-        let wrong = |right: &str| {
-            Err(self.sources.wrong("auto-compaction-retention", format!("it is {text:?}"), right))
-        };
-        match self.sources.value("auto-compaction-mode") {
-            "periodic" => {
-                const HOUR: u64 = 3600;
-                let hours = text.parse::<u64>().ok().and_then(|hours| hours.checked_mul(HOUR));
-                match hours.map(Duration::from_secs).or_else(|| values::duration(text)) {
-                    Some(Duration::ZERO) => Ok(None),
-                    Some(retention) => Ok(Some(Compaction::Periodic { retention })),
-                    None if text.is_empty() => Ok(None),
-                    None => wrong("a number of hours or a duration: 1, 30m, 72h"),
-                }
-            }
-            "revision" => match text.parse::<i64>() {
-                Ok(0) => Ok(None),
-                Ok(retention) if retention > 0 => Ok(Some(Compaction::Revision { retention })),
-                Err(_) if text.is_empty() => Ok(None),
-                _ => wrong("a number of revisions to keep: 1000"),
-            },
-            other => Err(self.sources.wrong(
+        let mode = self.sources.value("auto-compaction-mode");
+        let retention = self.sources.value("auto-compaction-retention");
+        compaction::parse(mode, retention).map_err(|wrong| match wrong {
+            compaction::Wrong::Mode => self.sources.wrong(
                 "auto-compaction-mode",
-                format!("it is {other:?}"),
-                "periodic or revision",
-            )),
-        }
+                format!("it is {mode:?}"),
+                compaction::MODES,
+            ),
+            compaction::Wrong::Retention(right) => self.sources.wrong(
+                "auto-compaction-retention",
+                format!("it is {retention:?}"),
+                right,
+            ),
+        })
     }
 
     fn log(&self) -> Result<LogSettings, Box<Problem>> {

@@ -41,6 +41,7 @@ fn without_flags_it_is_what_etcd_would_be() {
             tuning: Tuning::default(),
         },
         txn_ops_max: 128,
+        streams_max: None,
         compaction: None,
         client_tls: None,
         peer_tls: None,
@@ -76,6 +77,7 @@ fn every_flag_that_does_something_does_it() {
         "--quota-backend-bytes=9",
         "--max-request-bytes=11",
         "--max-txn-ops=12",
+        "--max-concurrent-streams=3",
         "--experimental-max-learners=3",
         "--watch-progress-notify-interval=13s",
         "--auto-compaction-retention=90m",
@@ -99,6 +101,7 @@ fn every_flag_that_does_something_does_it() {
     assert_eq!(settings.learners_max, 3);
     assert_eq!(settings.watch_progress_interval, Duration::from_secs(13));
     assert_eq!(config.txn_ops_max, 12);
+    assert_eq!(config.streams_max, Some(3));
     let retention = Duration::from_secs(5400);
     assert_eq!(config.compaction, Some(Compaction::Periodic { retention }));
     assert_eq!(config.log.format, Format::Text);
@@ -288,6 +291,9 @@ fn what_is_wrong_is_said_with_what_would_be_right() {
         (&["--election-timeout=60000"], "--election-timeout", "to 50000"),
         (&["--max-request-bytes=0"], "--max-request-bytes", "from 1"),
         (&["--max-txn-ops=0"], "--max-txn-ops", "at least 1"),
+        (&["--max-concurrent-streams=-1"], "--max-concurrent-streams", "whole number"),
+        (&["--listen-peer-urls=http://a:0"], "--listen-peer-urls", "from 1 to 65535"),
+        (&["--initial-advertise-peer-urls=http://a:0"], "--initial-advertise-peer-urls", "65535"),
         (&["--watch-progress-notify-interval=0s"], "--watch-progress-notify-interval", "an hour"),
         (&["--log-level=loud"], "--log-level", "dpanic"),
         (&["--log-format=xml"], "--log-format", "console"),

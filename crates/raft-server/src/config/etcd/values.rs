@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::check_syntax;
+use super::super::{check_syntax, check_syntax_with_any_port};
 
 /// A URL to listen at or to be found at.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -19,6 +19,16 @@ impl Url {
     /// # Errors
     /// In words: what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
+        let url = Self::parse_with_any_port(text)?;
+        check_syntax(&url.address)?;
+        Ok(url)
+    }
+
+    /// The same, where port 0 stands for any that is free.
+    ///
+    /// # Errors
+    /// In words: what is wrong with it.
+    pub fn parse_with_any_port(text: &str) -> Result<Self, String> {
         let text = text.trim();
         let (tls, rest) = match text.split_once("://") {
             Some(("http", rest)) => (false, rest),
@@ -37,7 +47,7 @@ impl Url {
         if address.contains('/') {
             return Err(format!("{text:?} has a path"));
         }
-        check_syntax(address)?;
+        check_syntax_with_any_port(address)?;
         Ok(Self { tls, address: address.to_owned() })
     }
 }

@@ -4,6 +4,7 @@
 //! different versions of etcd look for.
 
 mod json;
+mod places;
 mod socket;
 mod streams;
 
@@ -23,6 +24,7 @@ use tonic::codegen::BoxFuture;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
 
+use self::places::Places;
 use super::http::method_not_allowed;
 use super::{Etcd, MESSAGE_ROOM_BYTES};
 use crate::proto::etcdserverpb::auth_server::Auth;
@@ -50,6 +52,7 @@ pub(super) fn router(etcd: Arc<Etcd>) -> Router {
     // Bytes travel as base64.
     let body_bytes_max = etcd.settings.request_bytes_max.saturating_add(MESSAGE_ROOM_BYTES) * 4 / 3;
     let routes = routes();
+    let places = Places::new(etcd.settings.streams_max);
     Router::new()
         .nest("/v3", routes.clone())
         // etcd 3.3 called it so, and later ones still answer.
@@ -58,6 +61,7 @@ pub(super) fn router(etcd: Arc<Etcd>) -> Router {
         .layer(middleware::from_fn(move |request, next| {
             refuse_large(body_bytes_max, request, next)
         }))
+        .layer(middleware::from_fn(move |request, next| places.clone().take(request, next)))
         .layer(middleware::from_fn(cross_origin))
         .with_state(etcd)
 }

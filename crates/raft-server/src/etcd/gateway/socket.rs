@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response as HttpResponse};
 use raft_kv::proto::etcdserverpb::WatchRequest;
@@ -13,6 +13,7 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use super::places::Place;
 use super::streams::{REQUESTS_MAX, error_line, line};
 use super::{json, refusal, with_metadata};
 use crate::etcd::http::method_not_allowed;
@@ -25,6 +26,7 @@ const BEARER: &str = "Bearer";
 /// Watches for as long as the socket is open.
 pub(super) async fn watch(
     State(etcd): State<Arc<Etcd>>,
+    place: Option<Extension<Place>>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> HttpResponse {
@@ -37,7 +39,10 @@ pub(super) async fn watch(
             .protocols([BEARER])
             .max_message_size(bytes_max)
             .max_frame_size(bytes_max)
-            .on_upgrade(move |socket| serve(socket, answers, sender))
+            .on_upgrade(move |socket| async move {
+                serve(socket, answers, sender).await;
+                drop(place);
+            })
             .into_response(),
         Err(status) => refusal(&status),
     }

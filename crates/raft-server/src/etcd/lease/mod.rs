@@ -17,7 +17,7 @@ use raft_kv::proto::etcdserverpb::{
     LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseStatus,
     LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
-use raft_kv::{Answer, Command, KvError, Query, check_lease_grant};
+use raft_kv::{Answer, Command, KvError, LeaseSlack, Query, check_lease_grant};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -34,7 +34,7 @@ const ANSWERS_MAX: usize = 64;
 impl Etcd {
     /// The shortest lease, in seconds: one and a half election timeouts, as in etcd.
     fn lease_ttl_min(&self) -> i64 {
-        let millis = self.settings.election_timeout_max.as_millis();
+        let millis = self.settings.election_timeout_min.as_millis();
         i64::try_from((millis * 3).div_ceil(2).div_ceil(1000)).unwrap_or(i64::MAX)
     }
 
@@ -63,9 +63,13 @@ impl Etcd {
                 Err(error) => return Err(errors::of_kv(error)),
             }
         };
-        if asked.elapsed() > self.settings.election_timeout_max {
+        let slack = LeaseSlack::of(self.settings.election_timeout_max);
+        if slack.promise(response.ttl, asked.elapsed()) != Some(response.ttl) {
             // The lease began long ago: what is left must not be less than what is told.
-            self.renew(response.id).await?;
+            response.ttl = self.renew(response.id).await?;
+            if response.ttl == 0 {
+                return Err(errors::of_kv(KvError::LeaseNotFound));
+            }
         }
         self.complete(&mut response.header);
         Ok(response)
@@ -182,11 +186,8 @@ impl Lease for Etcd {
             ttl: -1,
             ..LeaseTimeToLiveResponse::default()
         };
-        let remaining = if found.is_some() { self.remaining(id).await } else { None };
-        // One whose seconds are over is shown as gone, as in etcd, though a late renewal still counts.
-        let lives = !remaining.is_some_and(|remaining| remaining.is_zero());
-        if let Some(lease) = found.filter(|_| lives) {
-            response.ttl = remaining.map_or(lease.ttl, seconds);
+        if let Some(lease) = found {
+            response.ttl = self.remaining(id).await.map_or(lease.ttl, seconds);
             response.granted_ttl = lease.ttl;
             response.keys = lease.keys;
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use raft::Node;
-use raft_kv::{Command, Store};
+use raft_kv::{Command, LeaseSlack, Store};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tonic::Status;
@@ -40,7 +40,8 @@ pub(in crate::etcd) fn queue() -> (Renewals, Batches) {
 }
 
 impl Renewals {
-    /// Renews a lease. The seconds that it has from now on; 0 when there is none of this id.
+    /// Renews a lease. The seconds that it has from now on, fewer than it was granted when this took long; 0 when there is
+    /// none of this id.
     pub(super) async fn renew(&self, id: i64) -> Result<i64, Status> {
         let stopped = || Status::unavailable(errors::STOPPED);
         let (waiter, answer) = oneshot::channel();
@@ -52,15 +53,22 @@ impl Renewals {
 impl Batches {
     /// Proposes batches until nobody can hand in any more.
     pub(in crate::etcd) async fn run(mut self, node: Node<Store>, election_timeout_max: Duration) {
+        let slack = LeaseSlack::of(election_timeout_max);
         let mut batch = Vec::new();
         while self.queue.recv_many(&mut batch, BATCH_MAX).await > 0 {
             let ids: Vec<i64> = batch.iter().map(|renewal| renewal.id).collect();
             let outcome = loop {
                 let asked = Instant::now();
-                let outcome = propose(&node, &ids).await;
-                // An answer that comes later than this may be overtaken by the end of the lease that it
-                // promises: ask again, rather than promise too much.
-                if outcome.is_err() || asked.elapsed() <= election_timeout_max {
+                let outcome = match propose(&node, &ids).await {
+                    Ok(ttls) => {
+                        let elapsed = asked.elapsed();
+                        let promise = |ttl| slack.promise(ttl, elapsed);
+                        ttls.into_iter().map(promise).collect::<Option<Vec<i64>>>().map(Ok)
+                    }
+                    Err(status) => Some(Err(status)),
+                };
+                // Of one that lasts hardly longer than this took nothing is left to promise: ask again.
+                if let Some(outcome) = outcome {
                     break outcome;
                 }
             };
