@@ -43,6 +43,8 @@ impl<W: Workload> World<W> {
             self.disturb();
             self.demand_service();
         }
+        // A transfer that was asked for while there was no leader is carried out later, and changes the term.
+        self.await_changes();
         // As the members know it: a leader that was alone until now has not said it to anybody.
         let term = self.term();
         self.run_until(self.now + STABLE);
@@ -56,6 +58,17 @@ impl<W: Workload> World<W> {
         self.match_logs();
         self.await_settled();
         self.compare_states();
+    }
+
+    /// Whoever asked for a change or a transfer has an answer.
+    fn await_changes(&mut self) {
+        let end = self.now + u64::try_from(PATIENCE.as_micros()).unwrap_or(u64::MAX);
+        self.poll_operator();
+        while self.operator.waits() {
+            assert!(self.now < end, "L5: a change waits\n{}", self.picture());
+            self.run_until(self.now + 5_000);
+            self.poll_operator();
+        }
     }
 
     /// What members do beside their state machines is done.

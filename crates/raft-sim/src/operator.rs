@@ -26,7 +26,8 @@ type Answer = oneshot::Receiver<Result<Index, AdminError>>;
 /// What the operator waits for and knows.
 #[derive(Debug, Default)]
 pub(crate) struct Operator {
-    waits: Vec<(usize, Answer)>,
+    /// Answers to what was asked for, and whether a member gives up on it within the time of a request.
+    waits: Vec<(bool, Answer)>,
     /// The one machine whose disk may be damaged or is lost, and the member that it was.
     doomed: Option<(usize, NodeId)>,
     /// It does not start with what it has.
@@ -39,6 +40,12 @@ impl Operator {
     /// A disk is lost or damaged, and its member not replaced yet.
     pub(crate) const fn is_busy(&self) -> bool {
         self.doomed.is_some()
+    }
+
+    /// A change or a transfer of leadership may yet be carried out. (That a member is added may take as long as it copies
+    /// what there is; it changes no term.)
+    pub(crate) fn waits(&self) -> bool {
+        self.waits.iter().any(|(soon, _)| *soon)
     }
 }
 
@@ -304,18 +311,19 @@ impl<W: Workload> World<W> {
 
     fn ask_admin(&mut self, admin: Admin) {
         let (waiter, answer) = oneshot::channel();
-        self.ask_through(answer, |request| NodeRequest::Admin { request, admin, waiter });
+        self.ask_through(true, answer, |request| NodeRequest::Admin { request, admin, waiter });
     }
 
     fn ask_add(&mut self, machine: usize, voter: bool) {
         let info = self.info(machine);
         let (waiter, answer) = oneshot::channel();
-        self.ask_through(answer, |request| NodeRequest::Add { request, info, voter, waiter });
+        self.ask_through(false, answer, |request| NodeRequest::Add { request, info, voter, waiter });
     }
 
     /// Asks any running process.
     fn ask_through(
         &mut self,
+        soon: bool,
         answer: Answer,
         request: impl FnOnce(u64) -> NodeRequest<W::Machine>,
     ) {
@@ -328,12 +336,12 @@ impl<W: Workload> World<W> {
         let Some(process) = self.process(via) else { return };
         let number = process.next_request;
         process.next_request += 1;
-        self.operator.waits.push((via, answer));
+        self.operator.waits.push((soon, answer));
         self.wake(via, Input::Request(request(number)));
     }
 
     /// A change that was answered is committed.
-    fn poll_operator(&mut self) {
+    pub(crate) fn poll_operator(&mut self) {
         let committed = self.oracle.committed();
         let mut waits = std::mem::take(&mut self.operator.waits);
         waits.retain_mut(|(_, answer)| match answer.try_recv() {
