@@ -317,7 +317,12 @@ impl<W: Workload> World<W> {
     fn ask_add(&mut self, machine: usize, voter: bool) {
         let info = self.info(machine);
         let (waiter, answer) = oneshot::channel();
-        self.ask_through(false, answer, |request| NodeRequest::Add { request, info, voter, waiter });
+        self.ask_through(false, answer, |request| NodeRequest::Add {
+            request,
+            info,
+            voter,
+            waiter,
+        });
     }
 
     /// Asks any running process.
